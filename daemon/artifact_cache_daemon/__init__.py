@@ -1,0 +1,1 @@
+"""Tells a Flask app with an artifact cache which of its files have changed."""
