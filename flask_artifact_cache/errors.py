@@ -1,0 +1,132 @@
+"""Every error of the package, as one tree; each carries what an answer needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ArtifactCacheError(Exception):
+    """The root of the tree.
+
+    :cvar code: stable, machine-readable, part of every answer.
+    :cvar status: the HTTP status of RFC 9457 problem details.
+    :cvar title: what the code means, the same for every occurrence.
+    """
+
+    code = "internal_error"
+    status = 500
+    title = "The artifact cache failed"
+
+
+class ConfigurationError(ArtifactCacheError):
+    """A setting that cannot be used; raised while the application is set up."""
+
+    code = "configuration_error"
+    title = "The artifact cache is not configured correctly"
+
+
+class SchemaError(ArtifactCacheError):
+    """The tables of the cache are missing or older than this version."""
+
+    code = "schema_missing"
+    status = 503
+    title = "The tables of the artifact cache are not ready"
+
+
+class RootUnavailableError(ArtifactCacheError):
+    """A collection's root cannot be read now; that says nothing about its artifacts."""
+
+    code = "root_unavailable"
+    status = 503
+    title = "The collection's folder is not available"
+
+
+class VanishedError(ArtifactCacheError):
+    """A file that was there when its folder was listed and is gone now."""
+
+    code = "vanished"
+    status = 404
+    title = "The artifact's file is gone"
+
+
+class BusyError(ArtifactCacheError):
+    """Another process is refreshing the same collection.
+
+    :ivar retry_after: seconds after which asking again makes sense.
+    """
+
+    code = "busy"
+    status = 503
+    title = "The collection is being refreshed"
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NotPopulatedError(BusyError):
+    """A configured collection that no populate has completed yet: unknown is not empty."""
+
+    code = "not_populated"
+    title = "The collection has not been read yet"
+
+
+class NotFoundError(ArtifactCacheError):
+    """No such collection, artifact or refresh."""
+
+    code = "not_found"
+    status = 404
+    title = "Not found"
+
+
+class AmbiguousIdError(ArtifactCacheError):
+    """Several artifacts share the id; one of their uids tells which is meant.
+
+    :ivar candidates: ``uid`` and ``path`` of each.
+    """
+
+    code = "ambiguous_id"
+    status = 409
+    title = "Several artifacts have this id"
+
+    def __init__(self, message: str, candidates: Sequence[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.candidates = tuple(candidates)
+
+
+class MassLossError(ArtifactCacheError):
+    """A refresh would remove more artifacts than is believable; it removed none.
+
+    :ivar refresh_id: sent back as ``confirm``, it lets the removal happen.
+    """
+
+    code = "mass_loss"
+    status = 409
+    title = "Removing this many artifacts needs a confirmation"
+
+    def __init__(self, message: str, refresh_id: str) -> None:
+        super().__init__(message)
+        self.refresh_id = refresh_id
+
+
+class InvalidRequestError(ArtifactCacheError):
+    """A request that cannot be understood.
+
+    :ivar errors: ``(field, message)`` for every field that is wrong.
+    """
+
+    code = "invalid_request"
+    status = 400
+    title = "The request is not valid"
+
+    def __init__(self, message: str, errors: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+
+
+class ForbiddenError(ArtifactCacheError):
+    """The host's ``authorize`` callback said no."""
+
+    code = "forbidden"
+    status = 403
+    title = "Not allowed"

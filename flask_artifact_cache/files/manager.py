@@ -1,0 +1,222 @@
+"""The configured collections: scan, list and show what is in their files."""
+
+from __future__ import annotations
+
+import builtins
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import AmbiguousIdError, ConfigurationError, NotFoundError, VanishedError
+from . import artifact, layouts
+from .artifact import TYPES, Artifact
+from .frontmatter import READ_LIMIT
+from .layouts import Discovery, Place
+from .manifest import Manifests
+from .problems import Problem
+from .reading import Files
+from .walk import Tree, digest, walk
+
+LAYOUTS = ("auto",)
+CONTAINER_TYPES = ("command", "agent")
+
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """What one walk and one discovery found in a collection.
+
+    :ivar complete: False when some folder could not be looked at; nothing may then be concluded
+        to be removed.
+    """
+
+    places: list[Place]
+    problems: tuple[Problem, ...]
+    complete: bool
+    tree: Tree
+    discovery: Discovery
+
+    def is_uncertain(self, path: str) -> bool:
+        """Whether nothing may be concluded from the absence of the artifact at ``path``."""
+        return not self.complete or self.discovery.is_uncertain(path)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no file at all, as in a folder on which nothing is mounted."""
+        return not any(folder.files for folder in self.tree.top.walk())
+
+    @property
+    def digest(self) -> str:
+        """Equal to that of another scan if nothing in the root has changed."""
+        return digest(self.tree)
+
+
+class ArtifactManager:
+    """The artifacts in the files of one collection; never changes one.
+
+    :param layout: how the folders are arranged; ``auto`` finds out, folder by folder.
+    :param types: more containers: a folder's name or path to ``command`` or ``agent``.
+    :param exclude: patterns of paths that are left out, as of :mod:`fnmatch`.
+    :param collection_id: part of the uids in error messages.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        layout: str = "auto",
+        types: Mapping[str, str] | None = None,
+        exclude: Sequence[str] = (),
+        collection_id: str = "default",
+    ) -> None:
+        if layout not in LAYOUTS:
+            raise ConfigurationError(f"'layout' is {layout!r}; it can only be 'auto'.")
+        self.root = Path(root)
+        self.collection_id = collection_id
+        self._types = dict(types or {})
+        self._exclude = tuple(exclude)
+        self._files = Files(self.root)
+        self._manifests = Manifests()
+
+    def walk(self) -> Tree:
+        """See the files by stat alone; the digest of it tells whether to look closer.
+
+        :raises RootUnavailableError: if the root cannot be read now.
+        """
+        return walk(self.root, exclude=self._exclude)
+
+    def scan(self, tree: Tree | None = None) -> Scan:
+        """Find where the artifacts are.
+
+        :param tree: what :meth:`walk` gave just now, to save a second walk.
+        :raises RootUnavailableError: if the root cannot be read now.
+        """
+        seen = tree or self.walk()
+
+        def read(path: str, limit: int = READ_LIMIT) -> bytes:
+            # What the walk saw saves a look at where the file is.
+            return self._files.read(path, limit, seen.file(path))
+
+        found = layouts.discover(seen, read, types=self._types, manifests=self._manifests)
+        problems = (*seen.problems, *found.problems)
+        return Scan(found.places, problems, seen.complete, seen, found)
+
+    def read(self, place: Place) -> Artifact:
+        """Read the artifact at ``place``; a file that cannot be used makes one with an error.
+
+        :raises VanishedError: if it is gone since the scan.
+        """
+        return artifact.read(place, self._files)
+
+    def list(self) -> builtins.list[Artifact]:
+        """Read all artifacts; they come by type, name and path.
+
+        :raises RootUnavailableError: if the root cannot be read now.
+        """
+        found = self._read_all(self.scan().places)
+        return sorted(found, key=lambda item: (item.type, item.name, item.path))
+
+    def show(self, artifact_id: str) -> Artifact:
+        """Read one artifact, by ``type:name``, path or uid.
+
+        :raises NotFoundError: if there is none.
+        :raises AmbiguousIdError: if several share the id or path.
+        :raises RootUnavailableError: if the root cannot be read now.
+        """
+        places = self.scan().places
+        found = self._read_all(
+            place
+            for place in places
+            if artifact_id in (place.path, artifact.uid(self.collection_id, place.type, place.path))
+        )
+        type_, separator, name = artifact_id.partition(":")
+        if not found and separator and type_ in TYPES:
+            candidates = self._read_all(place for place in places if place.type == type_)
+            found = [item for item in candidates if item.name == name]
+        if not found:
+            raise NotFoundError(f"There is no artifact {artifact_id!r}.")
+        if len(found) > 1:
+            raise AmbiguousIdError(
+                f"{len(found)} artifacts are called {artifact_id!r}.",
+                [
+                    (artifact.uid(self.collection_id, item.type, item.path), item.path)
+                    for item in found
+                ],
+            )
+        return found[0]
+
+    def _read_all(self, places: Iterable[Place]) -> builtins.list[Artifact]:
+        found = []
+        for place in places:
+            with suppress(VanishedError):
+                found.append(self.read(place))
+        return found
+
+
+class CollectionManager:
+    """The configured collections by their ids.
+
+    :param collections: id to root path, or to a mapping with ``path`` and any of ``layout``,
+        ``types`` and ``exclude``.
+    :raises ConfigurationError: names the key that is wrong.
+    """
+
+    def __init__(self, collections: Mapping[str, str | Path | Mapping[str, object]]) -> None:
+        if not isinstance(collections, Mapping):
+            raise ConfigurationError("The collections are not a mapping from id to path.")
+        self._managers = {key: _manager(key, value) for key, value in collections.items()}
+
+    def ids(self) -> list[str]:
+        """List the ids in the order of the configuration."""
+        return list(self._managers)
+
+    def artifacts(self, collection_id: str) -> ArtifactManager:
+        """Find the manager of one collection.
+
+        :raises NotFoundError: if no collection has this id.
+        """
+        try:
+            return self._managers[collection_id]
+        except KeyError:
+            raise NotFoundError(f"There is no collection {collection_id!r}.") from None
+
+
+def _manager(collection_id: object, settings: object) -> ArtifactManager:
+    if not isinstance(collection_id, str) or not _ID.fullmatch(collection_id):
+        raise ConfigurationError(
+            f"The collection id {collection_id!r} is not 1 to 64 of a-z, 0-9, '.', '_' and '-',"
+            " starting with a letter or digit."
+        )
+    where = f"collection {collection_id!r}"
+    if isinstance(settings, (str, Path)):
+        settings = {"path": settings}
+    if not isinstance(settings, Mapping):
+        raise ConfigurationError(f"{where}: the value is neither a path nor a mapping.")
+    unknown = sorted(map(str, set(settings) - {"path", "layout", "types", "exclude"}))
+    if unknown:
+        raise ConfigurationError(f"{where}: {unknown[0]!r} is not a known key.")
+    path = settings.get("path")
+    if not isinstance(path, (str, Path)) or not str(path).strip():
+        raise ConfigurationError(f"{where}: 'path' is not a path.")
+    layout = settings.get("layout", "auto")
+    if layout not in LAYOUTS:
+        raise ConfigurationError(f"{where}: 'layout' is {layout!r}; it can only be 'auto'.")
+    types = settings.get("types") or {}
+    if not isinstance(types, Mapping) or not all(isinstance(key, str) and key for key in types):
+        raise ConfigurationError(f"{where}: 'types' is not a mapping from folder to type.")
+    for folder, type_ in types.items():
+        if type_ not in CONTAINER_TYPES:
+            raise ConfigurationError(
+                f"{where}: 'types' makes {folder!r} {type_!r}; it can be 'command' or 'agent'."
+            )
+    exclude = settings.get("exclude") or ()
+    if isinstance(exclude, str) or not isinstance(exclude, Sequence):
+        raise ConfigurationError(f"{where}: 'exclude' is not a list of patterns.")
+    if not all(isinstance(pattern, str) for pattern in exclude):
+        raise ConfigurationError(f"{where}: 'exclude' holds something else than text.")
+    return ArtifactManager(
+        path, layout="auto", types=types, exclude=exclude, collection_id=collection_id
+    )

@@ -1,0 +1,116 @@
+"""Opening files of a collection: read-only, regular files only, never outside the root."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import VanishedError
+from .frontmatter import READ_LIMIT
+from .problems import Problem, UnreadableError
+from .walk import Evidence, shown
+
+CHUNK_BYTES = 1 << 20
+# O_NONBLOCK: a FIFO that took the place of a file must not hang the reader. The others do not
+# exist on every system.
+_FLAGS = os.O_RDONLY | sum(
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_NOCTTY")
+)
+# What O_NOFOLLOW answers to a link differs between systems; EINVAL is readlink's word for what
+# is no link any more.
+_LINK_ERRORS = {errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", errno.ELOOP), errno.EINVAL}
+
+
+class Reader(Protocol):
+    """Reads the beginning of a file: what discovery gets as an argument."""
+
+    def __call__(self, path: str, limit: int = READ_LIMIT, /) -> bytes:
+        """Read at most ``limit`` bytes of the file at ``path``, relative to the root."""
+
+
+class Files:
+    """The files below one root.
+
+    All paths are relative to it, as :mod:`walk` gives them.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._prefix = os.fspath(root).rstrip(os.sep) + os.sep
+
+    def read(self, path: str, limit: int = READ_LIMIT, evidence: Evidence | None = None) -> bytes:
+        """Read at most ``limit`` bytes from the beginning of the file.
+
+        :raises VanishedError: if there is no such file any more.
+        :raises UnreadableError: if it may not or cannot be read.
+        """
+        data = b""
+        with closing(self.chunks(path, evidence, limit)) as parts:
+            for part in parts:
+                data += part
+                if len(data) >= limit:
+                    break
+        return data[:limit]
+
+    def chunks(
+        self, path: str, evidence: Evidence | None = None, size: int = CHUNK_BYTES
+    ) -> Generator[bytes, None, None]:
+        """Read the whole file, at most ``size`` bytes at a time.
+
+        :param evidence: what the walk saw; the same inode needs no second look at where it is.
+        :raises VanishedError: if there is no such file any more.
+        :raises UnreadableError: if it may not or cannot be read.
+        """
+        try:
+            handle, in_file = self._open(path, evidence)
+            try:
+                # Room for one byte more tells the end in the same call; a whole chunk's room
+                # would cost more than the reading.
+                while part := os.read(handle, min(size, in_file + 1)):
+                    yield part
+            finally:
+                os.close(handle)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise VanishedError(f"{shown(path)} is no longer there.") from error
+        except OSError as error:
+            if error.errno in _LINK_ERRORS:
+                # It was no link a moment ago: somebody is exchanging it just now.
+                raise VanishedError(f"{shown(path)} is no longer there.") from error
+            text = f"the file cannot be read: {error.strerror}"
+            raise UnreadableError(Problem("E_UNREADABLE", text, shown(path))) from error
+
+    def _open(self, path: str, evidence: Evidence | None) -> tuple[int, int]:
+        location = self._prefix + path
+        try:
+            handle = os.open(location, _FLAGS)
+        except OSError:
+            if not Path(location).is_symlink():
+                raise
+            location = self._inside(location)
+            handle = os.open(location, _FLAGS)
+        try:
+            info = os.fstat(handle)
+            _check_regular(info)
+            if evidence is None or info.st_ino != evidence.inode:
+                # A folder above may have been exchanged for a link since the walk.
+                self._inside(location)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle, info.st_size
+
+    def _inside(self, location: str) -> str:
+        """Resolve all links of ``location``, which must then lie inside the root."""
+        target = os.path.realpath(location)
+        if not target.startswith(os.path.realpath(self._prefix).rstrip(os.sep) + os.sep):
+            raise FileNotFoundError(location)
+        return target
+
+
+def _check_regular(info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        raise FileNotFoundError("a folder or device took the place of the file")

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flask_artifact_cache.errors import (
+    AmbiguousIdError,
+    ConfigurationError,
+    NotFoundError,
+    RootUnavailableError,
+)
+from flask_artifact_cache.files import manager
+from flask_artifact_cache.files.artifact import uid
+from flask_artifact_cache.files.manager import ArtifactManager, CollectionManager
+
+
+def test_the_list_is_by_type_name_and_path(root) -> None:
+    root.write_md("skills/b/SKILL.md", "b")
+    root.write_md("skills/a/SKILL.md", "a")
+    root.write_md("z/agents/x.md", "same")
+    root.write_md("y/agents/x.md", "same")
+
+    assert [one.path for one in root.manager().list()] == [
+        "y/agents/x.md",
+        "z/agents/x.md",
+        "skills/a/SKILL.md",
+        "skills/b/SKILL.md",
+    ]
+
+
+def test_an_artifact_is_shown_by_id_path_and_uid(root) -> None:
+    root.write_md("agents/x.md", "C#/.NET: Helper")
+    root.write_json(".mcp.json", {"git:hub": {"command": "x"}})
+    collection = root.manager(collection_id="work")
+
+    for artifact_id in (
+        "agent:C#/.NET: Helper",
+        "agents/x.md",
+        uid("work", "agent", "agents/x.md"),
+    ):
+        assert collection.show(artifact_id).path == "agents/x.md"
+    assert collection.show("mcp:git:hub").path == ".mcp.json#git:hub"
+    assert collection.show(".mcp.json#git:hub").name == "git:hub"
+    for artifact_id in ("agent:none", "agents/none.md", "none", "", "plan:x"):
+        with pytest.raises(NotFoundError):
+            collection.show(artifact_id)
+
+
+def test_an_id_that_several_share_names_them(root) -> None:
+    root.write_md("a/agents/x.md", "reviewer")
+    root.write_md("b/agents/y.md", "reviewer")
+
+    with pytest.raises(AmbiguousIdError) as caught:
+        root.manager().show("agent:reviewer")
+
+    assert caught.value.candidates == tuple(
+        (uid("default", "agent", path), path) for path in ("a/agents/x.md", "b/agents/y.md")
+    )
+    assert root.manager().show("b/agents/y.md").name == "reviewer"
+
+
+def test_a_scan_can_take_the_walk_that_was_made(root) -> None:
+    root.write_md("skills/a/SKILL.md")
+    collection = root.manager()
+    tree = collection.walk()
+    root.write_md("skills/b/SKILL.md")
+
+    assert [place.name for place in collection.scan(tree).places] == ["a"]
+    assert collection.scan(tree).digest != collection.scan().digest
+    assert collection.scan().digest == collection.scan().digest
+
+
+def test_an_empty_root_is_told_from_one_without_artifacts(root) -> None:
+    (root.path / "lost+found").mkdir()
+    assert root.manager().scan().is_empty
+
+    root.write("notes.txt")
+    assert not root.manager().scan().is_empty
+    assert root.manager().list() == []
+
+
+def test_an_incomplete_scan_is_uncertain_about_everything(root) -> None:
+    root.write_md("skills/a/SKILL.md")
+    (root.path / "locked").mkdir(0o000)
+
+    with root.as_nobody():
+        scan = root.manager().scan()
+
+    assert [place.name for place in scan.places] == ["a"]
+    assert not scan.complete
+    assert scan.is_uncertain("anything/SKILL.md")
+
+
+def test_a_root_that_is_gone_is_an_error_and_not_empty(tmp_path) -> None:
+    collection = ArtifactManager(tmp_path / "gone")
+
+    for call in (collection.scan, collection.list, lambda: collection.show("skill:x")):
+        with pytest.raises(RootUnavailableError):
+            call()
+
+
+def test_nothing_is_created_or_changed(root) -> None:
+    root.write_md("skills/a/SKILL.md", "a")
+    root.write("collection.toml", "[collection]\nname = 'x'\nversion = '1'\n")
+    for path in sorted(root.path.rglob("*"), reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = root.manager().scan().digest
+    times = {path: path.stat().st_mtime_ns for path in root.path.rglob("*")}
+
+    with root.as_nobody():
+        assert [one.name for one in root.manager().list()] == ["a"]
+
+    assert root.manager().scan().digest == before
+    assert {path: path.stat().st_mtime_ns for path in root.path.rglob("*")} == times
+
+
+# Configuration
+
+
+def test_collections_are_configured_by_path_or_in_full(root) -> None:
+    root.write("tools/x.md", "Text.")
+    root.write("vendor/commands/y.md", "Text.")
+    collections = CollectionManager(
+        {
+            "work": root.path,
+            "text": str(root.path),
+            "full.1_x-y": {
+                "path": root.path,
+                "layout": "auto",
+                "types": {"tools": "command"},
+                "exclude": ["vendor/*"],
+            },
+        }
+    )
+
+    def names(collection_id: str) -> list[str]:
+        return [one.name for one in collections.artifacts(collection_id).list()]
+
+    assert collections.ids() == ["work", "text", "full.1_x-y"]
+    assert names("work") == names("text") == ["y"]
+    assert names("full.1_x-y") == ["x"]
+    assert collections.artifacts("work").root == root.path
+    assert collections.artifacts("work").collection_id == "work"
+    with pytest.raises(NotFoundError):
+        collections.artifacts("none")
+
+
+@pytest.mark.parametrize(
+    ("collections", "word"),
+    [
+        ([], "mapping"),
+        ({"": "/x"}, "''"),
+        ({"Work": "/x"}, "'Work'"),
+        ({"-x": "/x"}, "'-x'"),
+        ({"a" * 65: "/x"}, "aaa"),
+        ({7: "/x"}, "7"),
+        ({"work\n": "/x"}, "work"),
+        ({"work": None}, "'work'"),
+        ({"work": 7}, "'work'"),
+        ({"work": ""}, "'path'"),
+        ({"work": {}}, "'path'"),
+        ({"work": {"path": 7}}, "'path'"),
+        ({"work": {"path": "/x", "rot": 1}}, "'rot'"),
+        ({"work": {"path": "/x", "layout": "plugin"}}, "'layout'"),
+        ({"work": {"path": "/x", "types": ["tools"]}}, "'types'"),
+        ({"work": {"path": "/x", "types": {"": "command"}}}, "'types'"),
+        ({"work": {"path": "/x", "types": {"tools": "skill"}}}, "'tools'"),
+        ({"work": {"path": "/x", "types": {"tools": ["command"]}}}, "'tools'"),
+        ({"work": {"path": "/x", "exclude": "vendor"}}, "'exclude'"),
+        ({"work": {"path": "/x", "exclude": [7]}}, "'exclude'"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_sentence(collections, word: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        CollectionManager(collections)
+
+    assert word in str(caught.value)
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_root_is_no_wrong_setting(tmp_path) -> None:
+    collections = CollectionManager({"work": tmp_path / "not-mounted-yet"})
+
+    with pytest.raises(RootUnavailableError):
+        collections.artifacts("work").list()
+
+
+def test_the_file_side_knows_neither_flask_nor_sqlalchemy() -> None:
+    modules = list(Path(manager.__file__).parent.glob("*.py"))
+
+    assert len(modules) > 8
+    for module in modules:
+        assert not re.search(r"(?mi)^\s*(?:from|import) (?:flask|sqlalchemy)", module.read_text())
