@@ -1,0 +1,273 @@
+"""How our tables live in a host's database without the two sides noticing each other.
+
+Our metadata, version table and table prefix are our own. The sides meet in three places, and
+each is handled here: autogenerate of the host's migrations, ``create_all``, and, if the host
+wants it, ownership of the tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from flask import Flask, appcontext_pushed, current_app
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import (
+    Column,
+    Connection,
+    DateTime,
+    Engine,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    event,
+    text,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from . import search
+from .errors import BusyError, ConfigurationError, SchemaError
+from .models import TABLE_PREFIX, Base, SearchText, UtcDateTime
+
+if TYPE_CHECKING:
+    IncludeName = Callable[[str | None, str, Any], bool]
+
+VERSION_TABLE = "artifact_cache_alembic_version"
+# As Alembic makes it.
+VERSION = Table(
+    VERSION_TABLE,
+    MetaData(),
+    Column("version_num", String(32)),
+    PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
+)
+UPGRADE = "Run 'flask artifact-cache db upgrade'."
+
+# What databases call a missing table or column: SQLSTATE of PostgreSQL and MySQL, and the
+# numbers of MySQL. Their words depend on the language of the server.
+_MISSING = {"42P01", "42703", "42S02", "42S22", 1146, 1054}
+_OURS = re.compile("|".join(Base.metadata.tables))
+_MISSING_IN_SQLITE = re.compile(r"no such (table|column)\b|has no column named")
+
+
+def engine_of(db: SQLAlchemy) -> Engine:
+    """The engine of the host that holds our tables; needs an application context."""
+    return db.engines[Base.metadata.info.get("bind_key")]
+
+
+# --- our migrations ------------------------------------------------------------------------------
+
+
+def migrations_directory() -> Path:
+    """The packaged migrations: inside the package once installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
+
+
+def alembic_config(connection: Connection | None = None) -> Config:
+    """An Alembic configuration made in memory, so the host's own is never read."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def head() -> str:
+    """The revision that the models of this version stand for."""
+    revision = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def current(connection: Connection) -> str | None:
+    """The revision that the database is at, or None."""
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    return context.get_current_revision()
+
+
+@contextmanager
+def migrating(engine: Engine, wait_s: int = 60) -> Iterator[Connection]:
+    """A transaction that changes our tables, while every other process that would waits.
+
+    Two that began together would both find no tables, and the slower one would fail.
+
+    :param wait_s: how long to wait on MySQL; the other databases have a limit of their own.
+    :raises BusyError: if that was not enough.
+    """
+    with engine.connect() as connection, _named_lock(connection, wait_s), connection.begin():
+        _lock(connection)
+        yield connection
+
+
+def schema_error(error: SQLAlchemyError) -> SchemaError | None:
+    """What to do about a table or column of ours that is missing, if that is the matter."""
+    if not isinstance(error, DBAPIError) or not _OURS.search(str(error)):
+        return None
+    said = error.orig.args[0] if error.orig and error.orig.args else None
+    code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or said
+    if code in _MISSING or (isinstance(said, str) and _MISSING_IN_SQLITE.search(said)):
+        return SchemaError(f"The tables of the artifact cache are not there yet. {_remedy()}")
+    return None
+
+
+def _remedy() -> str:
+    mounted = current_app.extensions.get("artifact_cache") if current_app else None
+    if mounted is not None and mounted.settings.migrations == "host":
+        return "Run 'flask db migrate' and 'flask db upgrade'."
+    return UPGRADE
+
+
+def _lock(connection: Connection) -> None:
+    """Keep the other processes waiting until this transaction ends, where it can."""
+    if connection.dialect.name == "postgresql":
+        take = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
+        connection.execute(take, {"name": VERSION_TABLE})
+    elif connection.dialect.name == "sqlite":
+        driver = connection.connection.dbapi_connection
+        # A host may already have begun in an event handler of its own.
+        if not getattr(driver, "in_transaction", False):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _named_lock(connection: Connection, wait_s: int) -> Iterator[None]:
+    """The lock of MySQL, whose transactions end with every CREATE TABLE."""
+    if connection.dialect.name not in ("mysql", "mariadb"):
+        yield
+        return
+    # Names are known to the whole server.
+    name = {"name": f"{VERSION_TABLE} {connection.engine.url.database}"[:64]}
+    take = text("SELECT GET_LOCK(:name, :wait_s)")
+    if connection.scalar(take, {**name, "wait_s": wait_s}) != 1:
+        raise BusyError("another process is changing the tables of the artifact cache")
+    connection.commit()
+    try:
+        yield
+    finally:
+        connection.execute(text("SELECT RELEASE_LOCK(:name)"), name)
+
+
+# --- autogenerate of the host's migrations -------------------------------------------------------
+
+
+def host_include_name(db: SQLAlchemy, otherwise: IncludeName | None = None) -> IncludeName:
+    """A filter for the host's autogenerate that hides our tables from it.
+
+    ``init_app`` installs it by itself where Flask-Migrate's ``env.py`` is used; a hand-written
+    one passes ``include_name=host_include_name(db)`` to ``context.configure``.
+
+    :param otherwise: the host's own filter, asked about everything that is not ours.
+    """
+
+    def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
+        # Tables that were handed over are the host's, but for what search.py adds to them.
+        if name is not None and (
+            (type_ == "table" and name.startswith(TABLE_PREFIX) and not _has(db, name))
+            or (type_ == "index" and name == search.GIN_INDEX)
+        ):
+            return False
+        return otherwise is None or otherwise(name, type_, parent_names)
+
+    return include_name
+
+
+def hide_from_autogenerate(app: Flask) -> None:
+    """Add the filter to what Flask-Migrate hands to the host's ``env.py``.
+
+    Flask-Migrate may be set up after us, so the look at it is repeated when an application
+    context is pushed, which every command does before it runs.
+    """
+    appcontext_pushed.connect(_hide, app)
+    _hide(app)
+
+
+def _hide(app: Flask, **_: Any) -> None:
+    # A function of the module: a closure would keep the application alive for ever.
+    migrate = app.extensions.get("migrate")
+    if migrate is not None:
+        appcontext_pushed.disconnect(_hide, app)
+        arguments = migrate.configure_args
+        db = app.extensions["sqlalchemy"]
+        arguments["include_name"] = host_include_name(db, arguments.get("include_name"))
+
+
+def _has(db: SQLAlchemy, name: str) -> bool:
+    return any(name in metadata.tables for metadata in db.metadatas.values())
+
+
+# --- create_all and ownership --------------------------------------------------------------------
+
+
+def host_metadata(db: SQLAlchemy) -> MetaData:
+    """The metadata of the host's tables in the database that holds ours."""
+    key = Base.metadata.info.get("bind_key")
+    if key not in db.metadatas:
+        raise ConfigurationError(f"SQLALCHEMY_BINDS has no entry {key!r} for the artifact cache")
+    return db.metadatas[key]
+
+
+def follow_create_all(metadata: MetaData) -> None:
+    """Let the host's ``create_all`` and ``drop_all`` cover our tables, on the same connection."""
+    if not event.contains(metadata, "before_create", _create):
+        event.listen(metadata, "before_create", _create)
+        event.listen(metadata, "after_drop", _drop)
+
+
+def hand_over(metadata: MetaData) -> None:
+    """Copy our tables into the host's metadata, whose migrations own them from then on."""
+    for table in Base.metadata.tables.values():
+        if table.name not in metadata.tables:
+            for column in table.to_metadata(metadata).columns:
+                if isinstance(column.type, UtcDateTime):
+                    # The host's revisions then need no import of ours.
+                    column.type = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+
+
+def _create(_: MetaData, connection: Connection, **arguments: Any) -> None:
+    if not _covers_us(arguments) or current(connection) is not None:
+        return
+    _lock(connection)
+    if current(connection) is not None:
+        return  # another process was faster
+    Base.metadata.create_all(connection)
+    VERSION.create(connection, checkfirst=True)
+    connection.execute(VERSION.insert().values(version_num=head()))
+
+
+def _drop(_: MetaData, connection: Connection, **arguments: Any) -> None:
+    if _covers_us(arguments):
+        Base.metadata.drop_all(connection)
+        VERSION.drop(connection, checkfirst=True)
+
+
+def _covers_us(arguments: dict[str, Any]) -> bool:
+    """Whether all tables are meant, not some picked ones, and those of an app that mounts us.
+
+    Several applications may share one ``db``.
+    """
+    if current_app and "artifact_cache" not in current_app.extensions:
+        return False
+    return getattr(arguments.get("_ddl_runner"), "tables", None) is None
+
+
+def _create_index(_: Table, connection: Connection, **__: Any) -> None:
+    for statement in search.index_statements(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+
+
+def _drop_index(_: Table, connection: Connection, **__: Any) -> None:
+    for statement in search.drop_statements(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+
+
+# A copy that is handed over takes them along.
+event.listen(SearchText.__table__, "after_create", _create_index, propagate=True)
+event.listen(SearchText.__table__, "before_drop", _drop_index, propagate=True)

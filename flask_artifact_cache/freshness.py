@@ -1,0 +1,41 @@
+"""When a row is fresh; pure, on aware times that are passed in.
+
+A row's *condition* is what the files said last: ``ok``, ``invalidated`` (told to be stale),
+``missing`` (gone, and the removal waits for a confirmation) or ``quarantined`` (its file cannot
+be read; the last good data is kept). Its *state* adds the time: an ``ok`` row is fresh until the
+TTL has passed since it was verified, by itself or with its whole collection.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+OK, INVALIDATED, MISSING, QUARANTINED = CONDITIONS = (
+    "ok",
+    "invalidated",
+    "missing",
+    "quarantined",
+)
+STATES = ("fresh", "stale", MISSING, QUARANTINED)
+
+# A time further ahead than this was written by a clock that was wrong, so it proves nothing.
+CLOCK_TOLERANCE = timedelta(minutes=5)
+
+
+def verified(
+    synced_at: datetime | None, collection_verified_at: datetime | None
+) -> datetime | None:
+    """When a row was last verified: alone, or with all of its collection."""
+    if synced_at is None or collection_verified_at is None:
+        return synced_at or collection_verified_at
+    return max(synced_at, collection_verified_at)
+
+
+def state(condition: str, verified_at: datetime | None, now: datetime, ttl: timedelta) -> str:
+    """The state of a row at ``now``: one of :data:`STATES`."""
+    if condition in (MISSING, QUARANTINED):
+        return condition
+    if condition == INVALIDATED or verified_at is None:
+        return "stale"
+    fresh = now - ttl < verified_at <= now + CLOCK_TOLERANCE
+    return "fresh" if fresh else "stale"

@@ -1,0 +1,146 @@
+"""Full-text search with the same meaning on every database.
+
+Text is folded to lower-case words without accents. A query matches where each of its words
+begins some word of the name, the tags or the description. Results rank by where *all* words
+occur: in the name, else in name and tags, else anywhere. The rank of a row depends on nothing but
+that row, unlike bm25, so pages stay in step while other rows come and go.
+
+SQLite uses an FTS5 index, PostgreSQL a GIN index; any other database scans the folded text.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import unicodedata
+from contextlib import closing
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    column,
+    func,
+    literal_column,
+    or_,
+    select,
+    table,
+    text,
+)
+
+from .models import SearchText
+
+FTS_TABLE = "artifact_cache_search_fts"
+GIN_INDEX = "ix_artifact_cache_search_gin"
+
+# (columns of the table, weights of the tsvector) in which all words of a query may be found,
+# from the best rank to the last.
+TIERS = ((("name",), "A"), (("name", "tags"), "AB"), (("name", "tags", "description"), "ABC"))
+
+_ASCII_GAPS = re.compile(r"[^0-9a-z]+")
+MAX_TERMS = 16
+MAX_TERM_LENGTH = 64
+
+
+def fold(value: str) -> str:
+    """The words of a text: case-folded, without accents, separated by single blanks."""
+    if value.isascii():
+        return _ASCII_GAPS.sub(" ", value.lower()).strip()
+    # Once before folding, because letters such as a bold A have a case only then.
+    plain = unicodedata.normalize("NFKD", value).casefold()
+    decomposed = unicodedata.normalize("NFKD", plain)
+    letters = [
+        character if character.isalnum() else " "
+        for character in decomposed
+        if not unicodedata.combining(character)
+    ]
+    return " ".join("".join(letters).split())
+
+
+def terms(query: str) -> tuple[str, ...]:
+    """The distinct words of a query, at most :data:`MAX_TERMS` of them, each cut to its limit."""
+    words = dict.fromkeys(word[:MAX_TERM_LENGTH] for word in fold(query).split())
+    return tuple(words)[:MAX_TERMS]
+
+
+def indexed_by(connection: Connection) -> str:
+    """How this database searches: ``fts5``, ``gin`` or ``scan``."""
+    if connection.dialect.name == "sqlite":
+        # A host may have created the tables with a SQLite that lacks FTS5.
+        found = connection.execute(
+            text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"),
+            {"name": FTS_TABLE},
+        ).first()
+        return "fts5" if found else "scan"
+    return "gin" if connection.dialect.name == "postgresql" else "scan"
+
+
+def matching(words: tuple[str, ...], tier: int, how: str) -> Select[Any]:
+    """The ids of the artifacts whose text holds every word within the columns of a tier."""
+    columns, weights = TIERS[tier]
+    if how == "fts5":
+        fts = table(FTS_TABLE, column("rowid"))
+        query = " AND ".join(f'"{word}"*' for word in words)
+        return select(fts.c.rowid).where(
+            literal_column(FTS_TABLE).op("MATCH")(f"{{{' '.join(columns)}}} : ({query})")
+        )
+    search = SearchText.__table__
+    if how == "gin":
+        query = " & ".join(f"'{word}':*{weights}" for word in words)
+        return select(search.c.artifact_id).where(
+            literal_column(_TSVECTOR).op("@@")(func.to_tsquery(literal_column("'simple'"), query))
+        )
+    return select(search.c.artifact_id).where(
+        and_(*(or_(*(_begins_a_word(search.c[name], word) for name in columns)) for word in words))
+    )
+
+
+def _begins_a_word(field: ColumnElement[Any], word: str) -> ColumnElement[bool]:
+    # Folded words hold neither '%' nor '_', so nothing needs an escape.
+    return or_(field.like(f"{word}%"), field.like(f"% {word}%"))
+
+
+_TSVECTOR = (
+    "(setweight(to_tsvector('simple', name), 'A')"
+    " || setweight(to_tsvector('simple', tags), 'B')"
+    " || setweight(to_tsvector('simple', description), 'C'))"
+)
+
+# FTS5 over external content, kept true by triggers: the recipe of SQLite's documentation
+# (fts5.html, section 4.4.3). The words are folded already, hence the plainest tokenizer.
+_CREATE_FTS = (
+    f"CREATE VIRTUAL TABLE {FTS_TABLE} USING fts5(name, tags, description,"
+    " content='artifact_cache_search', content_rowid='artifact_id', tokenize='ascii')",
+    "CREATE TRIGGER artifact_cache_search_insert AFTER INSERT ON artifact_cache_search BEGIN"
+    f" INSERT INTO {FTS_TABLE}(rowid, name, tags, description)"
+    " VALUES (new.artifact_id, new.name, new.tags, new.description); END",
+    "CREATE TRIGGER artifact_cache_search_delete AFTER DELETE ON artifact_cache_search BEGIN"
+    f" INSERT INTO {FTS_TABLE}({FTS_TABLE}, rowid, name, tags, description)"
+    " VALUES ('delete', old.artifact_id, old.name, old.tags, old.description); END",
+    "CREATE TRIGGER artifact_cache_search_update AFTER UPDATE ON artifact_cache_search BEGIN"
+    f" INSERT INTO {FTS_TABLE}({FTS_TABLE}, rowid, name, tags, description)"
+    " VALUES ('delete', old.artifact_id, old.name, old.tags, old.description);"
+    f" INSERT INTO {FTS_TABLE}(rowid, name, tags, description)"
+    " VALUES (new.artifact_id, new.name, new.tags, new.description); END",
+)
+_CREATE_GIN = f"CREATE INDEX {GIN_INDEX} ON artifact_cache_search USING gin ({_TSVECTOR})"
+
+
+def index_statements(dialect: str) -> tuple[str, ...]:
+    """What indexes the search table in a database's own way, once the table is there."""
+    if dialect == "sqlite" and _has_fts5():
+        return _CREATE_FTS
+    return (_CREATE_GIN,) if dialect == "postgresql" else ()
+
+
+def drop_statements(dialect: str) -> tuple[str, ...]:
+    """What drops the rest, before the table is dropped: triggers and a GIN index go with it."""
+    return (f"DROP TABLE IF EXISTS {FTS_TABLE}",) if dialect == "sqlite" else ()
+
+
+def _has_fts5() -> bool:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        options = {row[0] for row in connection.execute("PRAGMA compile_options")}
+    return "ENABLE_FTS5" in options

@@ -1,0 +1,1 @@
+"""The migrations of the cache's tables; ``flask artifact-cache db upgrade`` applies them."""
