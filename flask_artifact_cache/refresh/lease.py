@@ -1,0 +1,90 @@
+"""One refresh of a collection at a time, across threads, processes and machines.
+
+The lease is three columns of the collection's row, taken and renewed by a conditional UPDATE
+that counts on the database's clock alone. Every write of a refresh renews it in the same
+transaction, so a process that slept past its lease can write nothing when it wakes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, ColumnElement, Connection, literal_column, select, update
+
+from ..errors import BusyError
+from ..models import Collection
+
+LEASE_MS = 60_000  # a batch is read and written in far less
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write one collection's rows."""
+
+    collection_id: str
+    holder: str
+
+    def renew(self, connection: Connection) -> None:
+        """Prove that the lease is still ours, and prolong it.
+
+        :raises BusyError: if it ran out; another refresh may have begun since.
+        """
+        now = _now_ms(connection)
+        if not self._update(connection, Collection.lease_until_ms > now, until=now + LEASE_MS):
+            raise BusyError(f"the refresh of '{self.collection_id}' took too long and was given up")
+
+    def release(self, connection: Connection) -> None:
+        """Let the next one in; without effect if the lease was lost."""
+        self._update(connection, until=literal_column("0"))
+
+    def _update(
+        self, connection: Connection, *where: ColumnElement[bool], until: ColumnElement[int]
+    ) -> bool:
+        statement = (
+            update(Collection)
+            .where(Collection.id == self.collection_id, Collection.lease_holder == self.holder)
+            .where(*where)
+            .values(lease_until_ms=until)
+        )
+        return connection.execute(statement).rowcount == 1
+
+
+def acquire(connection: Connection, collection_id: str) -> Lease:
+    """Take the lease of a collection whose row exists.
+
+    :raises BusyError: if somebody else holds it; says after how many seconds it runs out at last.
+    """
+    now = _now_ms(connection)
+    holder = secrets.token_hex(16)
+    taken = connection.execute(
+        update(Collection)
+        .where(Collection.id == collection_id, Collection.lease_until_ms <= now)
+        .values(
+            lease_holder=holder,
+            lease_until_ms=now + LEASE_MS,
+            lease_epoch=Collection.lease_epoch + 1,
+        )
+    )
+    if taken.rowcount != 1:
+        left_ms = connection.scalar(
+            select(Collection.lease_until_ms - now).where(Collection.id == collection_id)
+        )
+        raise BusyError(
+            f"another process is refreshing '{collection_id}'",
+            retry_after=max(1, -(-(left_ms or 0) // 1000)),
+        )
+    return Lease(collection_id, holder)
+
+
+_CLOCKS = {
+    # julianday() has a resolution of about 0.1 ms; strftime('%s') would have one of a second.
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+    "postgresql": "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+    "mysql": "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000 AS SIGNED)",
+    "mariadb": "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000 AS SIGNED)",
+}
+
+
+def _now_ms(connection: Connection) -> ColumnElement[int]:
+    return literal_column(_CLOCKS[connection.dialect.name], BigInteger())

@@ -1,0 +1,165 @@
+"""One artifact as the rows that stand for it; pure.
+
+The JSON of a listing is made here, when the row is written, because the cache is read far more
+often than it changes. What depends on the time or on the row's history is left out of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..files.artifact import Artifact, uid
+from ..files.problems import Problem
+from ..models import FACET_VALUE_LENGTH, NAME_KEY_LENGTH
+from ..search import fold
+
+# The fields of an item that come from the files, in the order in which they are served.
+FIELDS = (
+    "type",
+    "name",
+    "description",
+    "author",
+    "license",
+    "version",
+    "tags",
+    "tools",
+    "model",
+    "source",
+    "origin",
+    "origin_source",
+    "version_spec",
+    "resolved_sha",
+    "resolved_version",
+    "path",
+    "plugin",
+    "secondary",
+    "content_hash",
+    "file_count",
+    "total_size",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the database keeps of one artifact.
+
+    :ivar columns: of the artifact's row, but for times and condition.
+    :ivar facets: ``(facet, folded value, value as written)``.
+    :ivar search: name, tags and description, folded.
+    """
+
+    uid: str
+    name_key: str
+    columns: dict[str, Any]
+    facets: tuple[tuple[str, str, str], ...]
+    search: tuple[str, str, str]
+    error: Problem | None
+
+
+def record(collection_id: str, artifact: Artifact) -> Record:
+    """The rows of an artifact of a collection."""
+    identity = uid(collection_id, artifact.type, artifact.path)
+    columns: dict[str, Any] = {name: getattr(artifact, name) for name in FIELDS}
+    columns["tags"] = list(artifact.tags)
+    columns["tools"] = None if artifact.tools is None else list(artifact.tools)
+    columns["warnings"] = [as_dict(problem) for problem in artifact.warnings]
+    columns["error"] = None if artifact.error is None else as_dict(artifact.error)
+    item = {
+        "uid": identity,
+        "id": artifact.id,
+        "collection_id": collection_id,
+        **columns,
+    }
+    details = {
+        **artifact.details,
+        "title": artifact.title,
+        "namespace": artifact.namespace,
+        "parent": artifact.parent,
+        "argument_hint": artifact.argument_hint,
+    }
+    return Record(
+        uid=identity,
+        name_key=name_key(artifact.name),
+        columns={
+            **columns,
+            "uid": identity,
+            "collection_id": collection_id,
+            "payload": as_json(item),
+            "details": as_json(details),
+        },
+        facets=_facets(columns),
+        search=(
+            fold(artifact.name),
+            fold(" ".join(artifact.tags)),
+            fold(artifact.description or ""),
+        ),
+        error=artifact.error,
+    )
+
+
+def last_good(payload: bytes, error: Problem) -> bytes:
+    """The payload of a row whose file has become unreadable: as it was, and the error."""
+    return as_json({**json.loads(payload), "error": as_dict(error)})
+
+
+def changed_fields(before: bytes, after: bytes) -> list[str]:
+    """The names of the fields in which two payloads differ."""
+    old, new = json.loads(before), json.loads(after)
+    return [name for name in new if old.get(name) != new[name]]
+
+
+def name_key(name: str) -> str:
+    """What names are sorted by: their code points, without case, to the key's length."""
+    return folded(name)[:NAME_KEY_LENGTH]
+
+
+def facet_value(value: str) -> str:
+    """What values of a facet are compared by: without case; long ones keep their difference."""
+    key = folded(value)
+    if len(key) <= FACET_VALUE_LENGTH:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return f"{key[: FACET_VALUE_LENGTH - 17]}~{digest}"
+
+
+def folded(value: str) -> str:
+    """A text in NFC and without case."""
+    if value.isascii():
+        return value.lower()
+    return unicodedata.normalize("NFC", value).casefold()
+
+
+def as_dict(problem: Problem) -> dict[str, Any]:
+    """A problem as it is served."""
+    return {
+        "code": problem.code,
+        "message": problem.message,
+        "path": problem.path,
+        "line": problem.line,
+        "column": problem.column,
+    }
+
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+
+
+def as_json(value: object) -> bytes:
+    """Compact UTF-8."""
+    return _ENCODE(value).encode()
+
+
+def _facets(columns: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    found = [
+        (facet, facet_value(columns[facet]), columns[facet])
+        for facet in ("type", "author", "license", "origin")
+        if columns[facet]
+    ]
+    # Two tags that differ in case alone are one value.
+    tags = {facet_value(tag): tag for tag in reversed(columns["tags"])}
+    found += [("tag", value, label) for value, label in tags.items()]
+    return tuple(found)

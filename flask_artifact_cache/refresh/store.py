@@ -1,0 +1,332 @@
+"""The only module that writes rows.
+
+Every function works on the connection it is given and ends no transaction. Rows go in by
+``executemany`` on plain tables: through ORM objects the same work costs a thousand times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+
+from ..freshness import MISSING
+from ..models import Artifact, Collection, CollectionArtifact, Facet, RefreshRun, SearchText
+from .changes import CREATED, UNCHANGED, Change, Stored
+from .records import as_dict
+
+# Rows per statement: a list of ids stays far below every database's limit of parameters.
+BATCH = 500
+
+T = TypeVar("T")
+
+
+def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
+    """The items in lists of at most ``size``."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def ensure_collection(connection: Connection, collection_id: str) -> None:
+    """Make sure that the collection has its row."""
+    if connection.scalar(select(Collection.id).where(Collection.id == collection_id)) is None:
+        connection.execute(
+            insert(Collection).values(
+                id=collection_id, revision=0, artifact_count=0, path_available=True, problems=[]
+            )
+        )
+
+
+def stored(connection: Connection, uids: Sequence[str]) -> dict[str, Stored]:
+    """The rows of these uids, as far as there are any."""
+    rows = connection.execute(
+        select(
+            Artifact.id, Artifact.uid, Artifact.payload, Artifact.details, Artifact.condition
+        ).where(Artifact.uid.in_(uids))
+    )
+    return {row.uid: Stored(*row) for row in rows}
+
+
+def known(connection: Connection, collection_id: str) -> list[tuple[int, str, str, str]]:
+    """``(id, uid, path, condition)`` of every artifact of the collection."""
+    rows = connection.execute(
+        select(Artifact.id, Artifact.uid, Artifact.path, Artifact.condition).where(
+            Artifact.collection_id == collection_id
+        )
+    )
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
+def apply(
+    connection: Connection,
+    collection_id: str,
+    changes: Iterable[Change],
+    now: datetime,
+    *,
+    each_row: bool = False,
+) -> None:
+    """Write what has changed, and that it was verified.
+
+    :param each_row: write the time of unchanged rows, too; otherwise that of the collection
+        has to say it for all of them.
+    """
+    members = [collection_id, *gathering(connection, except_=collection_id)]
+    for batch in batches(changes):
+        _create(connection, members, [c for c in batch if c.kind == CREATED], now)
+        _update(connection, members, [c for c in batch if c.kind not in (CREATED, UNCHANGED)], now)
+        _verify(connection, [c for c in batch if c.kind == UNCHANGED], now, each_row)
+
+
+def gathering(connection: Connection, except_: str) -> list[str]:
+    """The collections whose members are the artifacts of all others, too."""
+    return list(
+        connection.scalars(
+            select(Collection.id).where(Collection.gathers.is_(True), Collection.id != except_)
+        )
+    )
+
+
+def gather(connection: Connection, collection_id: str) -> None:
+    """Make every artifact there is a member of the collection, now and from now on."""
+    connection.execute(
+        update(Collection).where(Collection.id == collection_id).values(gathers=True)
+    )
+    owner = CollectionArtifact.__table__.alias("owner")
+    absent = ~(
+        select(CollectionArtifact.artifact_id)
+        .where(
+            CollectionArtifact.collection_id == collection_id,
+            CollectionArtifact.artifact_id == Artifact.id,
+        )
+        .exists()
+    )
+    # The facets first: they ask who is not a member yet.
+    facet = Facet.__table__.alias("facet")
+    connection.execute(
+        insert(Facet).from_select(
+            ["collection_id", "facet", "value", "name_key", "artifact_id", "label"],
+            select(
+                bindparam("target", collection_id, unique=True),
+                facet.c.facet,
+                facet.c.value,
+                facet.c.name_key,
+                facet.c.artifact_id,
+                facet.c.label,
+            )
+            .join(Artifact, Artifact.id == facet.c.artifact_id)
+            .where(facet.c.collection_id == Artifact.collection_id, absent),
+        )
+    )
+    connection.execute(
+        insert(CollectionArtifact).from_select(
+            ["collection_id", "artifact_id", "name_key", "updated_at"],
+            select(
+                bindparam("target", collection_id, unique=True),
+                owner.c.artifact_id,
+                owner.c.name_key,
+                owner.c.updated_at,
+            )
+            .join(Artifact, Artifact.id == owner.c.artifact_id)
+            .where(owner.c.collection_id == Artifact.collection_id, absent),
+        )
+    )
+
+
+def remove(connection: Connection, ids: Sequence[int]) -> None:
+    """Delete artifacts and everything that refers to them."""
+    for batch in batches(ids):
+        for table, column in (
+            (Facet, Facet.artifact_id),
+            (SearchText, SearchText.artifact_id),
+            (CollectionArtifact, CollectionArtifact.artifact_id),
+            (Artifact, Artifact.id),
+        ):
+            connection.execute(delete(table).where(column.in_(batch)))
+
+
+def mark_missing(connection: Connection, ids: Sequence[int]) -> None:
+    """Keep the rows, and say that their files are gone."""
+    for batch in batches(ids):
+        connection.execute(update(Artifact).where(Artifact.id.in_(batch)).values(condition=MISSING))
+
+
+def set_unavailable(connection: Connection, collection_id: str) -> None:
+    """Say that the folder cannot be read now; what is known about it stays."""
+    connection.execute(
+        update(Collection).where(Collection.id == collection_id).values(path_available=False)
+    )
+
+
+def publish(connection: Connection, collection_id: str, **columns: Any) -> None:
+    """Let readers see what was written: move the revision of every collection concerned.
+
+    ``columns`` are set on the collection itself.
+    """
+    for one in (collection_id, *gathering(connection, except_=collection_id)):
+        count = select(func.count()).where(CollectionArtifact.collection_id == one)
+        connection.execute(
+            update(Collection)
+            .where(Collection.id == one)
+            .values(
+                revision=Collection.revision + 1,
+                artifact_count=count.scalar_subquery(),
+                **(columns if one == collection_id else {}),
+            )
+        )
+
+
+def save_run(connection: Connection, **columns: Any) -> None:
+    """Write the row of a run, replacing it if it is there."""
+    connection.execute(delete(RefreshRun).where(RefreshRun.id == columns["id"]))
+    connection.execute(insert(RefreshRun).values(**columns))
+
+
+def _create(
+    connection: Connection, members: list[str], changes: list[Change], now: datetime
+) -> None:
+    if not changes:
+        return
+    connection.execute(
+        insert(_table(Artifact)),
+        [
+            {
+                **change.record.columns,
+                "condition": change.condition,
+                "synced_at": now,
+                "updated_at": now,
+            }
+            for change in changes
+        ],
+    )
+    inserted = connection.execute(
+        select(Artifact.uid, Artifact.id).where(
+            Artifact.uid.in_([change.record.uid for change in changes])
+        )
+    )
+    ids = {row[0]: row[1] for row in inserted}
+    rows = [(ids[change.record.uid], change) for change in changes]
+    connection.execute(
+        insert(_table(CollectionArtifact)),
+        [
+            {
+                "collection_id": member,
+                "artifact_id": artifact_id,
+                "name_key": change.record.name_key,
+                "updated_at": now,
+            }
+            for member in members
+            for artifact_id, change in rows
+        ],
+    )
+    _insert_facets(connection, members, rows)
+    connection.execute(insert(_table(SearchText)), [_search_row(*row) for row in rows])
+
+
+def _update(
+    connection: Connection, members: list[str], changes: list[Change], now: datetime
+) -> None:
+    kept = [change for change in changes if change.keeps_last_good]
+    if kept:
+        connection.execute(
+            update(_table(Artifact)).where(_table(Artifact).c.id == bindparam("row_id")),
+            [
+                {
+                    "row_id": _id(change),
+                    "payload": change.payload,
+                    "error": change.record.error and as_dict(change.record.error),
+                    "condition": change.condition,
+                    "synced_at": now,
+                }
+                for change in kept
+            ],
+        )
+    read = [change for change in changes if not change.keeps_last_good]
+    if not read:
+        return
+    connection.execute(
+        update(_table(Artifact)).where(_table(Artifact).c.id == bindparam("row_id")),
+        [
+            {
+                "row_id": _id(change),
+                **change.record.columns,
+                "condition": change.condition,
+                "synced_at": now,
+                "updated_at": now,
+            }
+            for change in read
+        ],
+    )
+    rows = [(_id(change), change) for change in read]
+    member = _table(CollectionArtifact)
+    connection.execute(
+        update(member).where(member.c.artifact_id == bindparam("row_id")),
+        [
+            {"row_id": row_id, "name_key": change.record.name_key, "updated_at": now}
+            for row_id, change in rows
+        ],
+    )
+    connection.execute(delete(Facet).where(Facet.artifact_id.in_([row_id for row_id, _ in rows])))
+    _insert_facets(connection, members, rows)
+    search = _table(SearchText)
+    connection.execute(
+        update(search).where(search.c.artifact_id == bindparam("row_id")),
+        [
+            {("row_id" if key == "artifact_id" else key): value for key, value in row.items()}
+            for row in (_search_row(*row) for row in rows)
+        ],
+    )
+
+
+def _verify(connection: Connection, changes: list[Change], now: datetime, each_row: bool) -> None:
+    for condition in {change.condition for change in changes}:
+        ids = [
+            _id(change)
+            for change in changes
+            if change.condition == condition and (each_row or change.was != condition)
+        ]
+        if ids:
+            connection.execute(
+                update(Artifact)
+                .where(Artifact.id.in_(ids))
+                .values(condition=condition, synced_at=now)
+            )
+
+
+def _insert_facets(
+    connection: Connection, members: list[str], rows: list[tuple[int, Change]]
+) -> None:
+    connection.execute(
+        insert(_table(Facet)),
+        [
+            {
+                "collection_id": member,
+                "facet": facet,
+                "value": value,
+                "name_key": change.record.name_key,
+                "artifact_id": row_id,
+                "label": label,
+            }
+            for member in members
+            for row_id, change in rows
+            for facet, value, label in change.record.facets
+        ],
+    )
+
+
+def _search_row(row_id: int, change: Change) -> dict[str, Any]:
+    name, tags, description = change.record.search
+    return {"artifact_id": row_id, "name": name, "tags": tags, "description": description}
+
+
+def _id(change: Change) -> int:
+    assert change.stored is not None
+    return change.stored.id
+
+
+def _table(model: type[Any]) -> Table:
+    table: Table = model.__table__
+    return table

@@ -1,0 +1,187 @@
+"""A host application, its databases, a collection on disk, and a clock that stands still."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from flask_sqlalchemy import SQLAlchemy
+
+from flask_artifact_cache import ArtifactCache, ArtifactCacheService
+from flask_artifact_cache.refresh.run import Report
+
+CI = os.environ.get("CI") == "true"
+SERVERS = {
+    "postgresql": os.environ.get(
+        "ARTIFACT_CACHE_TEST_POSTGRESQL",
+        "postgresql+psycopg://postgres@127.0.0.1:5432/postgres?connect_timeout=2",
+    ),
+    "mariadb": os.environ.get(
+        "ARTIFACT_CACHE_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/test?connect_timeout=2"
+    ),
+}
+
+
+class Clock:
+    """The time that the application sees; a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 3, 1, 12, 0, tzinfo=timezone.utc)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_(self, **duration: float) -> None:
+        self.now += timedelta(**duration)
+
+
+class CollectionFolder:
+    """A collection on disk that a test writes to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def write(self, path: str, text: str) -> Path:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    def skill(self, name: str, description: str = "Does things.", **fields: Any) -> Path:
+        lines = [f"name: {name}", f"description: {description}"]
+        lines += [f"{key.replace('_', '-')}: {value}" for key, value in fields.items()]
+        block = "\n".join(lines)
+        return self.write(f"skills/{name}/SKILL.md", f"---\n{block}\n---\n\n# {name}\n")
+
+    def remove(self, path: str) -> None:
+        (self.root / path).unlink()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> CollectionFolder:
+    return CollectionFolder(tmp_path / "collection")
+
+
+@pytest.fixture
+def sample(collection: CollectionFolder) -> CollectionFolder:
+    """Three skills, an agent, a command and an MCP server."""
+    collection.skill("pdf", "Reads PDF files.", tags="[documents, Reading]", license="MIT")
+    collection.skill("csv", "Reads tables.", tags="[documents, data]", author="Ada Example")
+    collection.skill("charts", "Draws charts of tables.", tags="[data]", version="2.10")
+    collection.write(
+        "agents/reviewer.md",
+        "---\nname: reviewer\ndescription: Reviews code.\ntools: Read, Grep\n---\nReview.\n",
+    )
+    collection.write("commands/git/tidy.md", "Tidy the branch.\n")
+    collection.write(".mcp.json", '{"mcpServers": {"search": {"command": "search-server"}}}')
+    return collection
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'host.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of each kind that the machine has; under CI it has to have them all."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'host.db'}"
+        return
+    with temporary_database(request.param) as url:
+        yield url
+
+
+@pytest.fixture
+def make_app() -> Iterator[Callable[..., Flask]]:
+    """Makes host applications, and closes their connections in the end."""
+    made: list[tuple[Flask, SQLAlchemy]] = []
+
+    def make(url: str, collections: Any = None, *, create: bool = True, **options: Any) -> Flask:
+        arguments = {name: options.pop(name) for name in ("clock", "authorize") if name in options}
+        app = Flask("host")
+        app.config["SQLALCHEMY_DATABASE_URI"] = url
+        app.config["ARTIFACT_CACHE_POPULATE_ON_STARTUP"] = False
+        app.config["ARTIFACT_CACHE_COLLECTIONS"] = collections or {}
+        app.config.update(options)
+        db = SQLAlchemy(app)
+        ArtifactCache(app, db, **arguments)
+        made.append((app, db))
+        if create:
+            with app.app_context():
+                db.create_all()
+        return app
+
+    yield make
+    for app, db in made:
+        with app.app_context():
+            db.session.remove()
+            for engine in db.engines.values():
+                engine.dispose()
+
+
+@pytest.fixture
+def populate() -> Callable[..., Report]:
+    """Reads a collection of an app's configuration into its cache."""
+
+    def run(app: Flask, collection_id: str = "work", **options: Any) -> Report:
+        with app.app_context():
+            service: ArtifactCacheService = app.extensions["artifact_cache"].service
+            return service.populate(collection_id, **options)
+
+    return run
+
+
+@pytest.fixture
+def app(
+    make_app: Callable[..., Flask],
+    sqlite_url: str,
+    sample: CollectionFolder,
+    clock: Clock,
+    populate: Callable[..., Report],
+) -> Flask:
+    """A host with the sample populated, on SQLite."""
+    app = make_app(sqlite_url, {"work": sample.root}, clock=clock)
+    populate(app)
+    return app
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@contextmanager
+def temporary_database(kind: str) -> Iterator[str]:
+    """A new database on a server of this machine, dropped in the end."""
+    url = sa.make_url(SERVERS[kind])
+    name = f"artifact_cache_{uuid.uuid4().hex[:12]}"
+    try:
+        server = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        with server.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    except (sa.exc.OperationalError, ImportError) as error:
+        message = f"no {kind} on this machine: {type(error).__name__}"
+        if CI:
+            pytest.fail(message)
+        pytest.skip(message)
+    yield url.set(database=name).render_as_string(hide_password=False)
+    with server.connect() as connection:
+        force = " WITH (FORCE)" if kind == "postgresql" else ""
+        connection.exec_driver_sql(f"DROP DATABASE {name}{force}")
+    server.dispose()

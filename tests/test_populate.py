@@ -1,0 +1,374 @@
+"""Files become rows, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_artifact_cache import (
+    ArtifactManager,
+    CollectionManager,
+    migrate_artifacts_to_default_collection,
+    populate_artifact_metadata,
+)
+from flask_artifact_cache.errors import (
+    BusyError,
+    ConfigurationError,
+    InvalidRequestError,
+    RootUnavailableError,
+)
+from flask_artifact_cache.models import (
+    Artifact,
+    Collection,
+    CollectionArtifact,
+    Facet,
+    RefreshRun,
+    SearchText,
+)
+
+
+def rows(app, statement):
+    with app.app_context():
+        return app.extensions["sqlalchemy"].session.execute(statement).all()
+
+
+def scalar(app, statement):
+    with app.app_context():
+        return app.extensions["sqlalchemy"].session.scalar(statement)
+
+
+@pytest.fixture
+def empty_app(make_app, database_url, sample, clock):
+    return make_app(database_url, {"work": sample.root}, clock=clock)
+
+
+def test_every_artifact_on_disk_becomes_a_row(empty_app, populate, sample):
+    report = populate(empty_app)
+
+    on_disk = len(ArtifactManager(sample.root).list())
+    assert on_disk == 6
+    assert report.created == on_disk
+    synced = sa.select(sa.func.count()).where(Artifact.synced_at.is_not(None))
+    assert scalar(empty_app, synced) == on_disk
+    for table in (CollectionArtifact, SearchText):
+        assert scalar(empty_app, sa.select(sa.func.count()).select_from(table)) == on_disk
+
+
+def test_the_columns_hold_what_the_file_declares(empty_app, populate, clock):
+    populate(empty_app)
+
+    [(pdf,)] = rows(empty_app, sa.select(Artifact).where(Artifact.name == "pdf"))
+    assert (pdf.artifact_id, pdf.path) == ("skill:pdf", "skills/pdf/SKILL.md")
+    assert (pdf.description, pdf.license, pdf.tags) == (
+        "Reads PDF files.",
+        "MIT",
+        ["documents", "Reading"],
+    )
+    assert (pdf.tools, pdf.origin, pdf.error, pdf.file_count) == (None, "local", None, 1)
+    assert pdf.synced_at == clock.now
+    [(charts,)] = rows(empty_app, sa.select(Artifact).where(Artifact.name == "charts"))
+    assert charts.version == "2.10"
+
+
+def test_a_second_populate_with_nothing_changed_writes_no_metadata(empty_app, populate, clock):
+    populate(empty_app)
+    before = rows(empty_app, sa.select(Artifact.uid, Artifact.updated_at, Artifact.payload))
+    clock.pass_(hours=1)
+    written: list[str] = []
+
+    with empty_app.app_context():
+        engine = empty_app.extensions["sqlalchemy"].engine
+    sa.event.listen(
+        engine,
+        "before_cursor_execute",
+        lambda _, __, statement, *___: written.append(statement),
+    )
+    report = populate(empty_app)
+
+    assert (report.created, report.updated, report.removed, report.unchanged) == (0, 0, 0, 6)
+    assert rows(empty_app, sa.select(Artifact.uid, Artifact.updated_at, Artifact.payload)) == before
+    tables = {
+        re.sub(r"(INSERT INTO|DELETE FROM|UPDATE) (\w+).*", r"\2", statement, flags=re.DOTALL)
+        for statement in written
+        if statement.startswith(("INSERT", "UPDATE", "DELETE"))
+    }
+    assert tables == {"artifact_cache_collection", "artifact_cache_refresh_run"}
+
+
+def test_an_edit_is_read_and_its_old_values_are_found_no_more(empty_app, populate, sample, clock):
+    populate(empty_app)
+    clock.pass_(minutes=5)
+    sample.skill("pdf", "Reads and writes PDF files.", tags="[office]")
+
+    report = populate(empty_app)
+
+    assert (report.updated, report.unchanged) == (1, 5)
+    [(pdf,)] = rows(empty_app, sa.select(Artifact).where(Artifact.name == "pdf"))
+    assert (pdf.description, pdf.updated_at) == ("Reads and writes PDF files.", clock.now)
+    tags = rows(empty_app, sa.select(Facet.value).where(Facet.facet == "tag").distinct())
+    assert {tag for (tag,) in tags} == {"office", "documents", "data"}
+
+
+def test_a_removed_file_leaves_no_row_in_any_table(empty_app, populate, sample):
+    populate(empty_app)
+    shutil.rmtree(sample.root / "skills" / "pdf")
+
+    assert populate(empty_app).removed == 1
+
+    for table in (Artifact, CollectionArtifact, SearchText):
+        assert scalar(empty_app, sa.select(sa.func.count()).select_from(table)) == 5
+    assert scalar(empty_app, sa.select(sa.func.count()).where(Facet.value == "reading")) == 0
+
+
+def test_a_file_that_breaks_keeps_its_last_good_data(empty_app, populate, sample, clock):
+    populate(empty_app)
+    clock.pass_(minutes=5)
+    (sample.root / "skills/pdf/SKILL.md").write_bytes(b"\x00\x01\x02" * 100)
+
+    report = populate(empty_app)
+
+    assert (report.quarantined, report.removed, report.outcome) == (1, 0, "partial")
+    assert [(error["path"], error["code"]) for error in report.errors] == [
+        ("skills/pdf/SKILL.md", "E_BINARY")
+    ]
+    [(pdf,)] = rows(empty_app, sa.select(Artifact).where(Artifact.name == "pdf"))
+    assert (pdf.condition, pdf.description) == ("quarantined", "Reads PDF files.")
+    assert pdf.error["code"] == "E_BINARY"
+
+    sample.skill("pdf", "Mended.")
+    assert populate(empty_app).updated == 1
+    [(pdf,)] = rows(empty_app, sa.select(Artifact).where(Artifact.name == "pdf"))
+    assert (pdf.condition, pdf.description, pdf.error) == ("ok", "Mended.", None)
+
+
+def test_a_file_that_was_never_good_is_listed_with_its_error(empty_app, populate, sample):
+    sample.write("skills/empty/SKILL.md", "")
+
+    report = populate(empty_app)
+
+    assert (report.created, report.quarantined) == (7, 1)
+    [(row,)] = rows(empty_app, sa.select(Artifact).where(Artifact.name == "empty"))
+    assert (row.condition, row.error["code"]) == ("quarantined", "E_EMPTY")
+    assert populate(empty_app).unchanged == 7
+
+
+def test_a_dry_run_writes_nothing(empty_app, populate):
+    report = populate(empty_app, dry_run=True)
+
+    assert report.created == 6
+    for table in (Artifact, Collection, RefreshRun):
+        assert scalar(empty_app, sa.select(sa.func.count()).select_from(table)) == 0
+
+
+def test_a_missing_root_is_said_in_one_sentence_and_changes_no_row(
+    empty_app, populate, sample, tmp_path
+):
+    populate(empty_app)
+    sample.root.rename(tmp_path / "elsewhere")
+
+    with pytest.raises(RootUnavailableError, match="does not exist"):
+        populate(empty_app)
+
+    assert scalar(empty_app, sa.select(sa.func.count()).select_from(Artifact)) == 6
+    assert scalar(empty_app, sa.select(Collection.path_available)) is False
+    assert {run for (run,) in rows(empty_app, sa.select(RefreshRun.outcome))} == {
+        "succeeded",
+        "failed",
+    }
+
+    (tmp_path / "elsewhere").rename(sample.root)
+    assert populate(empty_app).unchanged == 6
+    assert scalar(empty_app, sa.select(Collection.path_available)) is True
+
+
+@pytest.fixture
+def many(collection):
+    for number in range(50):
+        collection.skill(f"skill-{number:02}")
+    return collection
+
+
+def test_losing_more_than_a_fifth_at_once_needs_a_confirmation(
+    make_app, sqlite_url, many, populate, clock
+):
+    app = make_app(sqlite_url, {"work": many.root}, clock=clock)
+    populate(app)
+    for number in range(11):
+        shutil.rmtree(many.root / f"skills/skill-{number:02}")
+
+    report = populate(app)
+
+    assert (report.withheld, report.removed, report.outcome) == (11, 0, "needs_confirmation")
+    missing = sa.select(sa.func.count()).where(Artifact.condition == "missing")
+    assert scalar(app, missing) == 11
+
+    with pytest.raises(InvalidRequestError, match="confirmation"):
+        populate(app, confirm="0" * 32)
+    assert populate(app, confirm=report.refresh_id).removed == 11
+    assert scalar(app, sa.select(sa.func.count()).select_from(Artifact)) == 39
+
+
+def test_losing_a_fifth_is_believed(make_app, sqlite_url, many, populate):
+    app = make_app(sqlite_url, {"work": many.root})
+    populate(app)
+    for number in range(10):
+        shutil.rmtree(many.root / f"skills/skill-{number:02}")
+
+    assert populate(app).removed == 10
+
+
+def test_what_was_missing_and_comes_back_is_as_before(
+    make_app, sqlite_url, many, populate, tmp_path
+):
+    app = make_app(sqlite_url, {"work": many.root})
+    populate(app)
+    before = rows(app, sa.select(Artifact.id, Artifact.payload).order_by(Artifact.id))
+    (many.root / "skills").rename(tmp_path / "skills")
+    many.skill("the-only-one")
+    assert populate(app).withheld == 50
+    shutil.rmtree(many.root / "skills")
+    (tmp_path / "skills").rename(many.root / "skills")
+
+    report = populate(app)
+
+    assert (report.withheld, report.removed) == (0, 1)
+    assert rows(app, sa.select(Artifact.id, Artifact.payload).order_by(Artifact.id)) == before
+    assert scalar(app, sa.select(sa.func.count()).where(Artifact.condition != "ok")) == 0
+
+
+def test_an_empty_root_is_taken_for_a_missing_mount(empty_app, populate, sample, clock):
+    populate(empty_app)
+    verified_at = scalar(empty_app, sa.select(Collection.verified_at))
+    clock.pass_(minutes=5)
+    shutil.rmtree(sample.root)
+    sample.root.mkdir()
+
+    report = populate(empty_app)
+
+    assert (report.withheld, report.removed) == (6, 0)
+    assert scalar(empty_app, sa.select(sa.func.count()).where(Artifact.condition == "ok")) == 6
+    assert scalar(empty_app, sa.select(Collection.path_available)) is False
+    assert scalar(empty_app, sa.select(Collection.verified_at)) == verified_at
+    assert populate(empty_app, confirm=report.refresh_id).removed == 6
+
+
+def test_two_populates_of_one_collection_do_not_overlap(empty_app, populate, sample):
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(done: int, total: int) -> None:
+        inside.set()
+        go_on.wait(10)
+
+    first = threading.Thread(target=populate, args=(empty_app,), kwargs={"progress": wait})
+    first.start()
+    assert inside.wait(10)
+    try:
+        with pytest.raises(BusyError) as caught:
+            populate(empty_app)
+        assert 1 <= caught.value.retry_after <= 60
+    finally:
+        go_on.set()
+        first.join()
+    assert populate(empty_app).unchanged == 6
+
+
+def test_a_failed_populate_lets_the_next_one_in(empty_app, populate):
+    def fail(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        populate(empty_app, progress=fail)
+
+    assert populate(empty_app).unchanged + populate(empty_app).unchanged >= 6
+    assert scalar(empty_app, sa.select(sa.func.count()).select_from(Artifact)) == 6
+
+
+def test_an_unknown_collection_is_named_with_the_known_ones(empty_app, populate):
+    with pytest.raises(ConfigurationError, match=r"'nope' .*configured: work"):
+        populate(empty_app, "nope")
+
+
+def test_the_log_tells_the_figures(empty_app, populate, caplog):
+    with caplog.at_level(logging.INFO, logger="flask_artifact_cache"):
+        populate(empty_app)
+
+    started, finished = (record.getMessage() for record in caplog.records)
+    assert started == "populate of collection 'work' started"
+    assert "created=6 updated=0 unchanged=0 removed=0" in finished
+    assert "quarantined=0" in finished
+    assert caplog.records[1].artifact_cache["fields_populated"] > 30
+
+
+def test_the_caller_of_the_function_owns_the_transaction(empty_app, sample):
+    with empty_app.app_context():
+        session = empty_app.extensions["sqlalchemy"].session
+        report = populate_artifact_metadata(session, ArtifactManager(sample.root), "work")
+        assert report.created == 6
+        assert session.scalar(sa.select(sa.func.count()).select_from(Artifact)) == 6
+        session.rollback()
+        assert session.scalar(sa.select(sa.func.count()).select_from(Artifact)) == 0
+
+        populate_artifact_metadata(session, ArtifactManager(sample.root), "work")
+        session.commit()
+    assert scalar(empty_app, sa.select(sa.func.count()).select_from(Artifact)) == 6
+
+
+@pytest.fixture
+def private(tmp_path: Path):
+    root = tmp_path / "private"
+    for name in ("pdf", "diary"):
+        (root / "skills" / name).mkdir(parents=True)
+        (root / "skills" / name / "SKILL.md").write_text(
+            f"---\nname: {name}\ndescription: Mine.\n---\n"
+        )
+    return root
+
+
+def test_migrating_makes_all_artifacts_members_of_default(
+    make_app, database_url, sample, private, populate
+):
+    collections = {"work": sample.root, "home": private}
+    app = make_app(database_url, collections)
+    manager = CollectionManager(collections)
+
+    with app.app_context():
+        session: Session = app.extensions["sqlalchemy"].session
+        migrate_artifacts_to_default_collection(session, manager.artifacts("work"), manager)
+        session.commit()
+
+    client = app.test_client()
+    page = client.get("/api/v1/user-collections/default/artifacts").json
+    assert page["page_info"]["total_count"] == 8
+    assert {item["collection_id"] for item in page["items"]} == {"work", "home"}
+    assert (
+        client.get("/api/v1/user-collections/home/artifacts").json["page_info"]["total_count"] == 2
+    )
+
+    sample.skill("new-one", tags="[late]")
+    populate(app, "work")
+    found = client.get("/api/v1/user-collections/default/artifacts?tag=late").json
+    assert [item["name"] for item in found["items"]] == ["new-one"]
+    shared = client.get("/api/v1/user-collections/default/artifacts/skill:pdf")
+    assert shared.status_code == 409
+    assert len(shared.json["candidates"]) == 2
+
+
+def test_migrating_twice_changes_nothing(make_app, sqlite_url, sample, private):
+    collections = {"work": sample.root, "home": private}
+    app = make_app(sqlite_url, collections)
+    manager = CollectionManager(collections)
+    for _ in range(2):
+        with app.app_context():
+            session: Session = app.extensions["sqlalchemy"].session
+            migrate_artifacts_to_default_collection(session, manager.artifacts("work"), manager)
+            session.commit()
+
+    in_default = sa.select(sa.func.count()).where(CollectionArtifact.collection_id == "default")
+    assert scalar(app, in_default) == 8
