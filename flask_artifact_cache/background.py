@@ -1,0 +1,55 @@
+"""Work that no request waits for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import datetime
+
+from flask import Flask, request_started
+from sqlalchemy.exc import SQLAlchemyError
+
+from .database import schema_error
+from .errors import ArtifactCacheError, BusyError
+from .service import ArtifactCacheService
+
+log = logging.getLogger("flask_artifact_cache")
+
+
+def populate_when_serving(app: Flask, service: ArtifactCacheService) -> None:
+    """Check every collection against its files once the app serves its first request.
+
+    A command never serves one, so commands do not trigger it; nor does the master process of
+    a pre-forking server, whose threads its workers would not have. Of several workers the one
+    that gets the lease does the work; the others find it done, or under way.
+    """
+    settings = service.settings
+    if not settings.populate_on_startup or settings.background == "none":
+        return
+    started_at = service.now()
+
+    def work() -> None:
+        with app.app_context():
+            for collection_id in service.collections.ids():
+                _check(service, collection_id, started_at)
+
+    def start(_: object, **__: object) -> None:
+        request_started.disconnect(start, app)
+        threading.Thread(target=work, name="artifact-cache-startup", daemon=True).start()
+
+    request_started.connect(start, app, weak=False)
+
+
+def _check(service: ArtifactCacheService, collection_id: str, started_at: datetime) -> None:
+    try:
+        if service.verified_since(collection_id, started_at):
+            return
+        service.populate(collection_id, trigger="startup")
+    except BusyError:
+        log.info("collection '%s' is being checked by another process", collection_id)
+    except ArtifactCacheError as error:
+        log.error("collection '%s' was not checked: %s", collection_id, error)
+    except SQLAlchemyError as error:
+        log.error(
+            "collection '%s' was not checked: %s", collection_id, schema_error(error) or error
+        )

@@ -1,0 +1,88 @@
+"""``ArtifactCache``: the wiring, nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from flask import Flask, current_app
+from flask_sqlalchemy import SQLAlchemy
+
+from . import background, database, settings
+from .cli import cli
+from .files.manager import CollectionManager
+from .refresh.run import utc_now
+from .service import ArtifactCacheService
+from .web import api
+
+log = logging.getLogger("flask_artifact_cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """What belongs to one application; ``app.extensions["artifact_cache"]``."""
+
+    db: SQLAlchemy
+    settings: settings.Settings
+    service: ArtifactCacheService
+
+
+class ArtifactCache:
+    """Mounts the artifact cache on an application that already has a ``db``.
+
+    :param app: if given, :meth:`init_app` is called with it.
+    :param db: the host's ``SQLAlchemy``; found on the application if it is left out.
+    :param authorize: asked before every request as ``authorize(permission, collection_id)``,
+        where the permission is ``"read"`` and the id may be None; False answers 403.
+    :param clock: tells the time as an aware datetime.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        db: SQLAlchemy | None = None,
+        *,
+        authorize: api.Authorize | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._db = db
+        self._authorize = authorize
+        self._clock = clock
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Register with ``app``; call it after ``db.init_app(app)``.
+
+        :raises RuntimeError: if Flask-SQLAlchemy is not set up on ``app`` yet, or the cache is.
+        :raises ConfigurationError: naming the setting that is wrong.
+        """
+        db = app.extensions.get("sqlalchemy")
+        if db is None:
+            raise RuntimeError("Call 'db.init_app(app)' before 'ArtifactCache.init_app(app)'.")
+        if self._db not in (None, db):
+            raise RuntimeError("The 'db' given to ArtifactCache is not the one of this app.")
+        if api.ENDPOINT in app.extensions:
+            raise RuntimeError("The artifact cache is already mounted on this app.")
+
+        checked = settings.load(app.config)
+        collections = CollectionManager(checked.collections)
+        service = ArtifactCacheService(db, checked, collections, self._clock)
+        app.extensions[api.ENDPOINT] = Mounted(db, checked, service)
+
+        if checked.migrations == "host":
+            database.hand_over(database.host_metadata(db))
+        else:
+            database.follow_create_all(database.host_metadata(db))
+        database.hide_from_autogenerate(app)
+        app.register_blueprint(api.blueprint(checked.api_prefix, self._authorize))
+        app.cli.add_command(cli)
+        background.populate_when_serving(app, service)
+
+    @property
+    def service(self) -> ArtifactCacheService:
+        """The cache of the current application."""
+        mounted: Mounted = current_app.extensions[api.ENDPOINT]
+        return mounted.service

@@ -1,0 +1,93 @@
+"""Errors as problem details (RFC 9457), under our own prefix and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from flask import Response, request
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import HTTPException
+
+from ..database import schema_error
+from ..errors import (
+    AmbiguousIdError,
+    ArtifactCacheError,
+    BusyError,
+    InvalidRequestError,
+    MassLossError,
+)
+
+log = logging.getLogger("flask_artifact_cache")
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def respond(error: Exception) -> Response:
+    """Any error as an answer; what the server should keep to itself stays in its log."""
+    if isinstance(error, SQLAlchemyError):
+        error = schema_error(error) or error
+    if isinstance(error, ArtifactCacheError):
+        return _known(error)
+    if isinstance(error, HTTPException):
+        return _http(error)
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return problem(500, "internal_error", ArtifactCacheError.title, "See the server's log.")
+
+
+def problem(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    errors: list[dict[str, Any]] | None = None,
+    **members: Any,
+) -> Response:
+    """A problem details object as a response."""
+    body = {
+        "type": f"urn:artifact-cache:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "errors": errors or [],
+        **members,
+    }
+    response = Response(json.dumps(body), status=status, content_type=MEDIA_TYPE)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _known(error: ArtifactCacheError) -> Response:
+    errors: list[dict[str, Any]] = []
+    members: dict[str, Any] = {}
+    if isinstance(error, InvalidRequestError):
+        errors = [{"field": field, "message": message} for field, message in error.errors]
+    elif isinstance(error, AmbiguousIdError):
+        members["candidates"] = [{"uid": uid, "path": path} for uid, path in error.candidates]
+    elif isinstance(error, MassLossError):
+        members["refresh_id"] = error.refresh_id
+    response = problem(error.status, error.code, error.title, str(error), errors, **members)
+    if isinstance(error, BusyError):
+        response.headers["Retry-After"] = str(error.retry_after)
+    elif error.status == 503:
+        response.headers["Retry-After"] = "30"
+    return response
+
+
+def _http(error: HTTPException) -> Response:
+    original = error.get_response()
+    if error.code is None or error.code < 400:
+        redirect: Response = Response.force_type(original)  # type: ignore[assignment]
+        return redirect
+    response = problem(
+        error.code,
+        error.name.lower().replace(" ", "_"),
+        error.name,
+        error.description or error.name,
+    )
+    for name in ("Allow", "Retry-After", "WWW-Authenticate"):
+        if name in original.headers:
+            response.headers[name] = original.headers[name]
+    return response

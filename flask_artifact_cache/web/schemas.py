@@ -1,0 +1,117 @@
+"""What may come in; unknown names are refused, with the known ones listed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+from .. import freshness, queries
+from ..errors import InvalidRequestError
+from ..files.artifact import TYPES
+
+MAX_VALUES = 50
+MAX_LENGTH = 500
+
+
+def _no_nul(value: str) -> None:
+    if "\0" in value:
+        raise ValidationError("must not contain a NUL character")
+
+
+_TEXT: list[Callable[[Any], Any]] = [validate.Length(max=MAX_LENGTH), _no_nul]
+
+
+def _many(*allowed: str) -> fields.List[str]:
+    one = fields.String(validate=validate.OneOf(allowed) if allowed else _TEXT)
+    return fields.List(one, validate=validate.Length(max=MAX_VALUES))
+
+
+class FilterArgs(Schema):
+    """What a listing can be narrowed to; each may be given several times, but ``q``."""
+
+    type = _many(*TYPES)
+    tag = _many()
+    author = _many()
+    license = _many()
+    origin = _many()
+    state = _many(*freshness.STATES)
+    q = fields.String(validate=_TEXT, load_default="")
+
+
+class ListingArgs(FilterArgs):
+    """The query of a listing."""
+
+    limit = fields.Integer(validate=validate.Range(1, 200), load_default=50)
+    after = fields.String(validate=validate.Length(max=2000), load_default=None)
+    sort = fields.String(validate=validate.OneOf(queries.SORTS), load_default=None)
+
+
+class FacetArgs(FilterArgs):
+    """The query of the facets."""
+
+    limit = fields.Integer(validate=validate.Range(1, 1000), load_default=100)
+
+
+class NoArgs(Schema):
+    """A route without a query."""
+
+
+_SCHEMAS: Mapping[str, Schema] = {
+    "listing": ListingArgs(),
+    "facets": FacetArgs(),
+    "none": NoArgs(),
+}
+
+
+@lru_cache(maxsize=1024)
+def query(schema: str, query_string: bytes) -> Mapping[str, Any]:
+    """The checked values of a query string; kept, since pages are asked for again and again.
+
+    :raises InvalidRequestError: naming every parameter that is wrong.
+    """
+    rules = _SCHEMAS[schema]
+    text = query_string.decode("utf-8", "replace")
+    values: dict[str, list[str]] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True, max_num_fields=200):
+        values.setdefault(name, []).append(value)
+    errors = [
+        (name, f"is not a parameter here; known: {', '.join(sorted(rules.fields)) or 'none'}")
+        for name in values
+        if name not in rules.fields
+    ]
+    given: dict[str, Any] = {}
+    for name, found in values.items():
+        if isinstance(rules.fields.get(name), fields.List):
+            given[name] = found
+        elif len(found) > 1:
+            errors.append((name, "may be given once"))
+        else:
+            given[name] = found[0]
+    try:
+        loaded: Mapping[str, Any] = rules.load(given, unknown=EXCLUDE)
+    except ValidationError as error:
+        errors += [(name, "; ".join(_flat(found))) for name, found in error.messages_dict.items()]
+    if errors:
+        names = ", ".join(f"'{name}'" for name, _ in errors)
+        raise InvalidRequestError(f"wrong in the query: {names}", errors)
+    return loaded
+
+
+@lru_cache(maxsize=1024)
+def listing(query_string: bytes) -> queries.Listing:
+    """The page that a query string asks for."""
+    values = query("listing", query_string)
+    filters = queries.Filters.of(values, values["q"])
+    sort = values["sort"] or ("relevance" if filters.words else "name")
+    return queries.Listing(filters, sort, values["limit"], values["after"])
+
+
+def _flat(messages: Any) -> list[str]:
+    """The messages of a field, whether or not they are by index."""
+    if isinstance(messages, dict):
+        return [text for inner in messages.values() for text in _flat(inner)]
+    return [str(message).rstrip(".") for message in messages]

@@ -1,0 +1,188 @@
+"""Everything under the prefix answers in our words; reads touch no file; nothing leaks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from flask import abort
+
+API = "/api/v1/user-collections"
+LIST = f"{API}/work/artifacts"
+
+WATCHED: list[tuple[str, list[str]]] = []
+EVENTS = ("open", "os.scandir", "os.listdir", "os.stat", "os.chmod", "os.rename", "os.remove")
+
+
+def _hook(event, args):
+    for root, seen in WATCHED:
+        if event in EVENTS and args and str(args[0]).startswith(root):
+            seen.append(f"{event} {args[0]}")
+
+
+sys.addaudithook(_hook)
+
+
+@contextmanager
+def no_file_touched(root, monkeypatch):
+    """Fail on any open or listing below ``root``, and on any stat, which is no audit event."""
+    seen: list[str] = []
+
+    def watch(function):
+        def watched(path, *args, **kwargs):
+            if str(path).startswith(str(root)):
+                seen.append(f"{function.__name__} {path}")
+            return function(path, *args, **kwargs)
+
+        return watched
+
+    entry = (str(root), seen)
+    WATCHED.append(entry)
+    with monkeypatch.context() as patch:
+        for name in ("stat", "lstat", "access"):
+            patch.setattr(os, name, watch(getattr(os, name)))
+        yield seen
+    WATCHED.remove(entry)
+    assert seen == []
+
+
+def test_the_watch_sees_what_it_watches_for(sample, monkeypatch):
+    with pytest.raises(AssertionError), no_file_touched(sample.root, monkeypatch):
+        (sample.root / ".mcp.json").read_bytes()
+    with pytest.raises(AssertionError), no_file_touched(sample.root, monkeypatch):
+        os.scandir(sample.root).close()
+    with pytest.raises(AssertionError), no_file_touched(sample.root, monkeypatch):
+        (sample.root / ".mcp.json").exists()
+
+
+def test_reads_touch_no_artifact_file(app, client, sample, monkeypatch):
+    client.get(LIST)
+    with no_file_touched(sample.root, monkeypatch):
+        for url in (
+            f"{API}/",
+            LIST,
+            f"{LIST}?limit=2&sort=-updated_at",
+            f"{LIST}?q=tables&tag=data",
+            f"{LIST}/skill:pdf",
+            f"{LIST}/skill:nothing",
+            f"{API}/work/facets",
+        ):
+            assert client.get(url).status_code in (200, 404)
+
+
+def test_reads_work_while_the_folder_is_gone(app, client, sample, tmp_path):
+    sample.root.rename(tmp_path / "gone")
+
+    assert client.get(LIST).json["page_info"]["total_count"] == 6
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "TRACE"])
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "/work", "/work/", "/nope/artifacts", "/work/artifacts", "/work/artifacts/",
+     "/work/artifacts/skill:nope", "/work/facets", "/work/facets/x", "/a/b/c/d", "/../x",
+     "/work/artifacts/%00", "/%00/artifacts", "/work/artifacts/%ff", "//", "/work//artifacts"],
+)  # fmt: skip
+def test_every_answer_below_the_prefix_is_ours(client, method, path):
+    response = client.open(API + path, method=method)
+
+    if response.status_code == 308:  # doubled slashes are merged by the host's router
+        assert "//" in path
+        assert response.headers["Location"].startswith(f"http://localhost{API}/")
+        return
+    assert response.status_code in (200, 400, 404, 405), response.text
+    if response.status_code >= 400:
+        assert response.content_type == "application/problem+json"
+        assert set(response.json) >= {"type", "title", "status", "detail", "code", "errors"}
+        assert response.json["status"] == response.status_code
+    if response.status_code == 405:
+        assert response.headers["Allow"] == "GET, HEAD, OPTIONS"
+    for secret in ("Traceback", "SELECT", "sqlite", "<html"):
+        assert secret not in response.text
+
+
+def test_options_and_head(client):
+    assert client.options(LIST).headers["Allow"]
+    head = client.head(LIST)
+    assert (head.status_code, head.data) == (200, b"")
+    assert head.headers["ETag"] == client.get(LIST).headers["ETag"]
+
+
+def test_no_path_of_the_server_is_served(app, client, sample, tmp_path, populate):
+    sample.write("skills/broken/SKILL.md", "---\n- a\n- b\n---\n")
+    populate(app)
+    for url in (f"{API}/", LIST, f"{LIST}/skill:broken", f"{API}/work/facets"):
+        text = client.get(url).text
+        assert str(tmp_path) not in text
+        assert str(sample.root) not in text
+
+
+def test_an_unexpected_failure_is_logged_and_not_told(make_app, sqlite_url, sample, caplog):
+    def authorize(permission, collection_id):
+        raise RuntimeError("the password is hunter2")
+
+    client = make_app(sqlite_url, {"work": sample.root}, authorize=authorize).test_client()
+
+    response = client.get(LIST)
+
+    assert response.status_code == 500
+    assert response.json["code"] == "internal_error"
+    assert "hunter2" not in response.text
+    assert "hunter2" in caplog.text
+
+
+def test_the_host_may_close_the_reading_routes(make_app, sqlite_url, sample, populate):
+    asked = []
+
+    def authorize(permission, collection_id):
+        asked.append((permission, collection_id))
+        return collection_id is None
+
+    app = make_app(sqlite_url, {"work": sample.root}, authorize=authorize)
+    populate(app)
+    client = app.test_client()
+
+    assert client.get(f"{API}/").status_code == 200
+    response = client.get(LIST)
+    assert (response.status_code, response.json["code"]) == (403, "forbidden")
+    assert asked == [("read", None), ("read", "work")]
+
+
+def test_an_abort_of_the_host_before_our_view_is_answered_in_our_words(app):
+    app.before_request(lambda: abort(401))
+
+    response = app.test_client().get(LIST)
+
+    assert response.status_code == 401
+    assert response.content_type == "application/problem+json"
+
+
+def test_a_prefix_of_the_hosts_choice(make_app, sqlite_url, sample, populate):
+    app = make_app(
+        sqlite_url, {"work": sample.root}, ARTIFACT_CACHE_API_PREFIX="/artifacts", APPLICATION_ROOT="/x"
+    )
+    populate(app)
+    client = app.test_client()
+
+    response = client.get("/artifacts/work/artifacts?limit=2", base_url="http://localhost/x/")
+
+    link = response.headers["Link"]
+    assert link.startswith("</x/artifacts/work/artifacts?limit=2&after=")
+    assert client.get(API).status_code == 404
+
+
+def test_an_id_may_be_asked_for_by_many_at_once(app):
+    statuses = []
+
+    def ask():
+        statuses.append(app.test_client().get(LIST).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 16
