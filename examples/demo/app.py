@@ -1,0 +1,88 @@
+"""A small host application: migrate, populate, serve, until Ctrl-C.
+
+python examples/demo/app.py [--collection PATH] [--port 8000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from alembic import command
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from flask_artifact_cache import ArtifactCache, database
+
+SAMPLE = Path(__file__).parent / "collection"
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Serves without a line a request."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Say nothing."""
+
+
+def create_app(collection: Path, folder: Path) -> tuple[Flask, ArtifactCache]:
+    """The application of a user who has a ``db`` already, with the cache mounted."""
+    app = Flask(__name__)
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{folder / 'demo.db'}"
+    app.config["ARTIFACT_CACHE_COLLECTIONS"] = {"default": collection}
+    db = SQLAlchemy(app)
+    cache = ArtifactCache(app, db)
+    with app.app_context():
+        with db.engine.connect() as connection:
+            # Readers do not wait for a refresh then.
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        with db.engine.begin() as connection:
+            command.upgrade(database.alembic_config(connection), "head")
+    return app, cache
+
+
+def main() -> None:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(description="Serve the artifacts of a folder.")
+    parser.add_argument("--collection", type=Path, default=SAMPLE, help="default: a sample")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000, or any free one")
+    arguments = parser.parse_args()
+    collection = arguments.collection.expanduser()
+    if not collection.is_dir():
+        parser.error(f"there is no folder '{collection}'")
+
+    with tempfile.TemporaryDirectory() as folder:
+        app, cache = create_app(collection, Path(folder))
+        with app.app_context():
+            report = cache.service.populate("default")
+        port = arguments.port if _is_free(arguments.port) else 0
+        server = make_server("127.0.0.1", port, app, threaded=True, request_handler=QuietHandler)
+        base = f"http://127.0.0.1:{server.port}/api/v1/user-collections"
+        print(
+            f"Listing:  {base}/default/artifacts\n"
+            f"Search:   {base}/default/artifacts?q=review\n"
+            f"Facets:   {base}/default/facets\n\n"
+            f"Read {report.created} artifacts in {report.duration_seconds:.2f} s"
+            f" ({report.quarantined} unreadable) from {collection}"
+        )
+        print("\nCtrl-C ends it.", flush=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            server.server_close()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+if __name__ == "__main__":
+    main()

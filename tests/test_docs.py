@@ -1,0 +1,67 @@
+"""What the documents say is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from flask_artifact_cache.files.problems import HINTS
+from flask_artifact_cache.settings import DEFAULTS
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_setting_is_documented_with_its_default():
+    text = (ROOT / "docs/configuration.md").read_text()
+    rows = dict(re.findall(r"^\| `(ARTIFACT_CACHE_\w+)` \| `(.*?)` \|", text, re.MULTILINE))
+
+    assert rows == {name: repr(default) for name, default in DEFAULTS.items()}
+
+
+def test_every_problem_is_documented():
+    text = (ROOT / "docs/files.md").read_text()
+
+    assert set(re.findall(r"^\| `([EW]_\w+)` \|", text, re.MULTILINE)) == set(HINTS)
+
+
+def test_the_python_of_the_readme_runs(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    collection = tmp_path / "artifacts"
+    (collection / "skills" / "invoice-reader").mkdir(parents=True)
+    (collection / "skills" / "invoice-reader" / "SKILL.md").write_text(
+        "---\nname: invoice-reader\ndescription: Reads invoices.\n---\n"
+    )
+    (tmp_path / "app.py").write_text(block.replace("/srv/artifacts", str(collection)))
+    commands = re.findall(r"^flask (artifact-cache .*?) *(?:#.*)?$", text, re.MULTILINE)
+    assert commands == ["artifact-cache db upgrade", "artifact-cache populate"]
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", *command.split()],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},
+        )
+        assert done.returncode == 0, done.stderr
+    url = re.search(r"curl 'localhost:5000(.*?)'", text).group(1)
+    show = f"import app; print(app.app.test_client().get({url!r}).json['items'][0]['id'])"
+    done = subprocess.run(
+        [sys.executable, "-c", show],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},
+    )
+    assert done.stdout.strip() == "skill:invoice-reader"
+
+
+def test_every_link_between_documents_leads_somewhere():
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
