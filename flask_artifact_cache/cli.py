@@ -270,7 +270,7 @@ def list_artifacts(
     """List the artifacts of a collection."""
     service = _service()
     listing = Listing(Filters.of(filters, q), sort, limit, after)
-    found = service.listing(_collection(service, collection), listing, lambda cursor: cursor)
+    found = service.listing(_collection(service, collection), listing)
     page = json.loads(found.data)
     if as_json:
         _echo_json(page)

@@ -52,7 +52,13 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, _: Dialect) -> datetime | None:
         """Give the zone back."""
-        return None if value is None else value.replace(tzinfo=timezone.utc)
+        return None if value is None else utc(value)
+
+
+def utc(value: datetime | str) -> datetime:
+    """A stored time as the driver gives it, as an aware one."""
+    time = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return time.replace(tzinfo=timezone.utc)
 
 
 def exact(length: int) -> String:

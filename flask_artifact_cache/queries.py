@@ -1,4 +1,4 @@
-"""The read side: select statements, and nothing that looks at a file.
+"""The read side: pages, facets and single artifacts, and nothing that looks at a file.
 
 A page is one range of one index. Its cursor names the last row by what the listing is sorted by
 and the row's id, so rows that come and go elsewhere move nothing.
@@ -6,38 +6,22 @@ and the row's id, so rows that come and go elsewhere move nothing.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    FromClause,
-    Select,
-    and_,
-    bindparam,
-    case,
-    exists,
-    func,
-    literal,
-    or_,
-    select,
-)
+from sqlalchemy import Connection, bindparam, func, literal, select
 
-from . import freshness, search
-from .errors import AmbiguousIdError, InvalidRequestError, NotFoundError
-from .models import Artifact, Collection, CollectionArtifact, Facet
+from . import cursors, freshness, search, statements
+from .errors import AmbiguousIdError, NotFoundError
+from .models import Artifact, Collection, CollectionArtifact, utc
 from .refresh.records import facet_value, name_key
+from .statements import NAME, RELEVANCE, SORTS, Shape
 
-SORTS = ("name", "-updated_at", "relevance")
+__all__ = ["FACETS", "SORTS"]
+
 FACETS = ("type", "tag", "author", "license", "origin")
-_CURSOR_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +56,7 @@ class Listing:
     """
 
     filters: Filters = field(default_factory=Filters)
-    sort: str = "name"
+    sort: str = NAME
     limit: int = 50
     after: str | None = None
 
@@ -116,6 +100,10 @@ class Moment:
         """The state of a row."""
         verified_at = freshness.verified(synced_at, self.verified_at.get(collection_id))
         return freshness.state(condition, verified_at, self.now, self.ttl)
+
+    def bounds(self) -> dict[str, datetime]:
+        """Between which times a row was verified if it is fresh; for ``statements.state_of``."""
+        return {"oldest": self.now - self.ttl, "latest": self.now + freshness.CLOCK_TOLERANCE}
 
     def settled_until(self) -> datetime:
         """Until when no count of states changes by time alone; ``now``, if nobody can tell.
@@ -169,8 +157,10 @@ def state_counts(connection: Connection, at: Moment) -> dict[str, dict[str, int]
     counts: dict[str, dict[str, int]] = {}
     for collection_id, verified_at in at.verified_at.items():
         owned = Artifact.collection_id == collection_id
-        state = _state(at, literal(verified_at, Collection.verified_at.type))
-        rows = connection.execute(select(state, func.count()).where(owned).group_by(state))
+        state = statements.state_of(literal(verified_at, Collection.verified_at.type))
+        rows = connection.execute(
+            select(state, func.count()).where(owned).group_by(state), at.bounds()
+        )
         counts[collection_id] = {row[0]: row[1] for row in rows}
     return counts
 
@@ -189,33 +179,21 @@ def page(connection: Connection, one: Head, listing: Listing, at: Moment) -> Pag
 
     :raises InvalidRequestError: if the cursor is malformed or belongs to another listing.
     """
-    how = search.indexed_by(connection) if listing.filters.words else ""
-    source, conditions = _narrowed(one.id, listing.filters, at, how)
-    keys = _sort_keys(source, listing, how)
+    shape, values = _shape(connection, one, listing.filters, at)
+    # Without words, nothing is more relevant than anything else.
+    sort = NAME if listing.sort == RELEVANCE and not listing.filters.words else listing.sort
+    shape = replace(shape, sort=sort, after=listing.after is not None)
+    purpose = (one.id, sort, listing.filters)
     if listing.after is not None:
-        position = read_cursor(listing.after, one.id, listing)
-        conditions.append(_beyond(keys, position))
-    statement = (
-        select(
-            Artifact.payload,
-            Artifact.condition,
-            Artifact.collection_id,
-            Artifact.synced_at,
-            Artifact.updated_at,
-            *(key for key, _ in keys),
-        )
-        .select_from(source)
-        .join(Artifact, Artifact.id == source.c.artifact_id)
-        .where(*conditions)
-        .order_by(*(key.desc() if descending else key for key, descending in keys))
-        .limit(listing.limit + 1)
-    )
-    rows = connection.execute(statement).all()
+        position = cursors.read(listing.after, purpose, statements.position_types(shape))
+        values |= {f"key_{number}": value for number, value in enumerate(position)}
+    values["limit"] = listing.limit + 1
+    rows = connection.execute(statements.page(shape), values).all()
     shown = rows[: listing.limit]
     items, expires_at = _items(shown, at)
     return Page(
         items=items,
-        end_cursor=write_cursor(shown[-1][5:], one.id, listing) if shown else None,
+        end_cursor=cursors.write(shown[-1][5:], purpose) if shown else None,
         has_next_page=len(rows) > listing.limit,
         expires_at=expires_at,
     )
@@ -225,12 +203,8 @@ def count(connection: Connection, one: Head, filters: Filters, at: Moment) -> in
     """How many members the filters leave."""
     if filters == Filters():
         return one.artifact_count
-    how = search.indexed_by(connection) if filters.words else ""
-    source, conditions = _narrowed(one.id, filters, at, how)
-    statement = select(func.count()).select_from(source).where(*conditions)
-    if filters.states:
-        statement = statement.join(Artifact, Artifact.id == source.c.artifact_id)
-    return connection.scalar(statement) or 0
+    shape, values = _shape(connection, one, filters, at)
+    return connection.scalar(statements.count(shape), values) or 0
 
 
 def facets(
@@ -240,25 +214,17 @@ def facets(
 
     At most ``limit`` values a facet, the most frequent first. ``state`` is a facet, too.
     """
-    how = search.indexed_by(connection) if filters.words else ""
-    counted = func.count().label("counted")
-    statement = (
-        select(Facet.facet, Facet.value, func.min(Facet.label), counted)
-        .where(Facet.collection_id == one.id)
-        .group_by(Facet.facet, Facet.value)
-    )
-    source, conditions = _narrowed(one.id, filters, at, how)
-    left = select(source.c.artifact_id).where(*conditions)
-    if filters.states:
-        left = left.join(Artifact, Artifact.id == source.c.artifact_id)
-    if filters != Filters():
-        statement = statement.where(Facet.artifact_id.in_(left))
+    shape, values = _shape(connection, one, filters, at)
     found: dict[str, list[dict[str, Any]]] = {facet: [] for facet in FACETS}
-    rows = sorted(connection.execute(statement), key=lambda row: (-row[3], row[1]))
-    for facet, _, label, number in rows:
+    rows = connection.execute(statements.facets(shape), values)
+    for facet, _, label, number in sorted(rows, key=lambda row: (-row[3], row[1])):
         if len(found[facet]) < limit:
             found[facet].append({"value": label, "count": number})
-    found["state"] = _state_facet(connection, left, at)
+    rows = connection.execute(statements.states(shape), values | at.bounds())
+    counts = {row[0]: row[1] for row in rows}
+    found["state"] = [
+        {"value": state, "count": counts[state]} for state in freshness.STATES if state in counts
+    ]
     return found
 
 
@@ -305,8 +271,8 @@ def detail(connection: Connection, key: int, at: Moment) -> tuple[bytes, datetim
             Artifact.payload,
             Artifact.condition,
             Artifact.collection_id,
-            Artifact.synced_at,
-            Artifact.updated_at,
+            statements.raw(Artifact.synced_at),
+            statements.raw(Artifact.updated_at),
             Artifact.details,
         ).where(Artifact.id == key)
     ).one()
@@ -315,202 +281,44 @@ def detail(connection: Connection, key: int, at: Moment) -> tuple[bytes, datetim
     return item[:-1] + b',"details":' + details + b"}", expires_at
 
 
-# --- cursors ---------------------------------------------------------------------------------
-
-
-def write_cursor(position: Sequence[Any], collection_id: str, listing: Listing) -> str:
-    """Where a page ended, as an opaque text that is good for the same listing alone."""
-    values = [
-        round(value.timestamp() * 1_000_000) if isinstance(value, datetime) else value
-        for value in position
-    ]
-    body = json.dumps([_CURSOR_VERSION, *values], ensure_ascii=False, separators=(",", ":"))
-    sealed = _seal(body.encode(), collection_id, listing) + body.encode()
-    return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
-
-
-def read_cursor(cursor: str, collection_id: str, listing: Listing) -> list[Any]:
-    """The position that a cursor stands for.
-
-    :raises InvalidRequestError: if it was not made by :func:`write_cursor` for this listing.
-    """
-    try:
-        sealed = base64.b64decode(
-            cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True
-        )
-        seal, body = sealed[:_SEAL_BYTES], sealed[_SEAL_BYTES:]
-        if seal != _seal(body, collection_id, listing):
-            raise ValueError
-        values: list[Any] = json.loads(body)
-        version, *position = values
-        if version != _CURSOR_VERSION or _shape(position) != _SHAPES[_sort(listing)]:
-            raise ValueError
-        if listing.sort == "-updated_at":
-            position[0] = _EPOCH + timedelta(microseconds=position[0])
-    except (ValueError, TypeError, OverflowError, binascii.Error):
-        message = "is not a cursor of this listing; start again without it"
-        raise InvalidRequestError(f"'after' {message}", [("after", message)]) from None
-    return position
-
-
-_EPOCH = datetime.fromtimestamp(0, timezone.utc)
-_SHAPES = {"name": "si", "-updated_at": "ii", "relevance": "isi"}
-
-
-def _sort(listing: Listing) -> str:
-    """What a listing is sorted by: without words, nothing is more relevant than another."""
-    return "name" if listing.sort == "relevance" and not listing.filters.words else listing.sort
-
-
-def _shape(position: Sequence[Any]) -> str:
-    """The types of a position's values, which nobody but us should have made."""
-    shape = ""
-    for value in position:
-        if isinstance(value, str) and "\0" not in value:
-            value.encode()
-            shape += "s"
-        elif type(value) is int and abs(value) < 2**63:
-            shape += "i"
-    return shape
-
-
-_SEAL_BYTES = 6
-
-
-def _seal(body: bytes, collection_id: str, listing: Listing) -> bytes:
-    """Tells a damaged cursor, and one of another collection, sort or filter; it is no secret."""
-    context = repr((collection_id, listing.sort, listing.filters)).encode()
-    return hashlib.blake2b(body + b"\0" + context, digest_size=_SEAL_BYTES).digest()
-
-
 # --- parts -----------------------------------------------------------------------------------
 
 
-def _narrowed(
-    collection_id: str, filters: Filters, at: Moment, how: str
-) -> tuple[FromClause, list[ColumnElement[bool]]]:
-    """The index to walk, and what its rows must fulfil besides.
+def _shape(
+    connection: Connection, one: Head, filters: Filters, at: Moment
+) -> tuple[Shape, dict[str, Any]]:
+    """The statement that filters call for, and the values of its parameters.
 
-    A filter for one value of one facet is walked along itself; all others are looked up row by
-    row, each in the primary key of the facets.
+    A filter for one value of one facet is walked along itself, a tag before a type since it is
+    likely to be rarer; all others are looked up row by row.
     """
-    wanted = sorted(filters.facets, key=lambda facet: (len(facet[1]), facet[0] != "tag"))
-    conditions: list[ColumnElement[bool]] = []
-    source: FromClause
-    if wanted and len(wanted[0][1]) == 1:
-        (facet, (value,)), *wanted = wanted
-        source = Facet.__table__.alias("source")
-        conditions += [source.c.facet == facet, source.c.value == value]
-    else:
-        source = CollectionArtifact.__table__.alias("source")
-    conditions.append(source.c.collection_id == collection_id)
-    for facet, values in wanted:
-        probe = Facet.__table__.alias(f"with_{facet}")
-        conditions.append(
-            exists().where(
-                probe.c.collection_id == collection_id,
-                probe.c.facet == facet,
-                probe.c.value.in_(values),
-                probe.c.name_key == source.c.name_key,
-                probe.c.artifact_id == source.c.artifact_id,
-            )
-        )
-    if filters.words:
-        matching = search.matching(filters.words, len(search.TIERS) - 1, how)
-        conditions.append(source.c.artifact_id.in_(matching))
-    if filters.states:
-        owner = Collection.__table__.alias("owner")
-        verified_at = (
-            select(owner.c.verified_at)
-            .where(owner.c.id == Artifact.collection_id)
-            .scalar_subquery()
-        )
-        conditions.append(_state(at, verified_at).in_(filters.states))
-    return source, conditions
-
-
-SortKey = tuple[ColumnElement[Any], bool]
-
-
-def _sort_keys(source: FromClause, listing: Listing, how: str) -> list[SortKey]:
-    """The expressions that a listing is sorted by, and whether each descends."""
-    by_name: list[SortKey] = [(source.c.name_key, False), (source.c.artifact_id, False)]
-    if _sort(listing) == "-updated_at":
-        # The facets do not know the time; sorting by it goes through the artifacts then.
-        updated_at: ColumnElement[Any] = (
-            source.c.updated_at if "updated_at" in source.c else Artifact.__table__.c.updated_at
-        )
-        return [(updated_at, True), (source.c.artifact_id, True)]
-    if _sort(listing) == "relevance":
-        found_in = [
-            (source.c.artifact_id.in_(search.matching(listing.filters.words, tier, how)), tier)
-            for tier in range(len(search.TIERS) - 1)
-        ]
-        rank: ColumnElement[int] = case(*found_in, else_=len(search.TIERS) - 1)
-        return [(rank.label("rank"), False), *by_name]
-    return by_name
-
-
-def _beyond(keys: list[SortKey], position: Sequence[Any]) -> ColumnElement[bool]:
-    """The rows after a position.
-
-    Spelt out, because MariaDB reads the whole index for a comparison of row values; the first
-    condition alone gives every database its range.
-    """
-    (first, descending), *_ = keys
-    at_least = first <= position[0] if descending else first >= position[0]
-    alternatives = []
-    for number, (key, descends) in enumerate(keys):
-        equal = [keys[i][0] == position[i] for i in range(number)]
-        further = key < position[number] if descends else key > position[number]
-        alternatives.append(and_(*equal, further))
-    return and_(at_least, or_(*alternatives))
-
-
-def _state(at: Moment, verified_at: ColumnElement[Any]) -> ColumnElement[str]:
-    """:func:`freshness.state` in SQL."""
-    oldest, latest = at.now - at.ttl, at.now + freshness.CLOCK_TOLERANCE
-
-    def holds(time: ColumnElement[Any]) -> ColumnElement[bool]:
-        return and_(time > oldest, time <= latest)
-
-    # As in freshness.verified: the later time counts, and one that lies in the future spoils it.
-    synced_at = Artifact.__table__.c.synced_at
-    fresh = or_(
-        and_(holds(synced_at), or_(verified_at.is_(None), verified_at <= latest)),
-        and_(holds(verified_at), or_(synced_at.is_(None), synced_at <= latest)),
+    single = [facet for facet, wanted in filters.facets if len(wanted) == 1]
+    walked = min(single, key=lambda facet: (facet != "tag", facet == "type"), default=None)
+    searched = search.indexed_by(connection) if filters.words else ""
+    shape = Shape(
+        walked=walked,
+        probed=tuple(facet for facet, _ in filters.facets if facet != walked),
+        states=bool(filters.states),
+        words=len(filters.words),
+        searched=searched,
     )
-    return case(
-        (Artifact.condition == freshness.MISSING, freshness.MISSING),
-        (Artifact.condition == freshness.QUARANTINED, freshness.QUARANTINED),
-        (and_(Artifact.condition == freshness.OK, fresh), "fresh"),
-        else_="stale",
-    )
-
-
-def _state_facet(connection: Connection, left: Select[Any], at: Moment) -> list[dict[str, Any]]:
-    owner = Collection.__table__.alias("state_owner")
-    state = _state(at, owner.c.verified_at)
-    rows = connection.execute(
-        select(state, func.count())
-        .select_from(Artifact)
-        .join(owner, owner.c.id == Artifact.collection_id)
-        .where(Artifact.id.in_(left))
-        .group_by(state)
-    )
-    counts = {row[0]: row[1] for row in rows}
-    return [{"value": name, "count": counts[name]} for name in freshness.STATES if name in counts]
+    values = statements.parameters(one.id, filters.facets, filters.states, filters.words, searched)
+    return shape, values | at.bounds() if filters.states else values
 
 
 def _items(rows: Iterable[Sequence[Any]], at: Moment) -> tuple[list[bytes], datetime | None]:
-    """Stored objects with what depends on the time added at their end."""
+    """Stored objects with what depends on the time added at their end.
+
+    The times of the rows are as the driver gives them.
+    """
     items: list[bytes] = []
     expires_at: datetime | None = None
     tails: dict[tuple[Any, ...], tuple[bytes, datetime | None]] = {}
     for payload, condition, collection_id, synced_at, updated_at, *_ in rows:
         key = (condition, collection_id, synced_at, updated_at)
         if key not in tails:
-            tails[key] = _tail(at, *key)
+            synced_at = None if synced_at is None else utc(synced_at)
+            tails[key] = _tail(at, condition, collection_id, synced_at, utc(updated_at))
         tail, expires = tails[key]
         items.append(payload[:-1] + tail)
         if expires is not None and (expires_at is None or expires < expires_at):
@@ -529,7 +337,11 @@ def _tail(
     verified_at = freshness.verified(synced_at, at.verified_at.get(collection_id))
     shown = "null" if verified_at is None else f'"{isoformat(verified_at)}"'
     tail = f',"state":"{state}","synced_at":{shown},"updated_at":"{isoformat(updated_at)}"}}'
-    expires = verified_at + at.ttl if state == "fresh" and verified_at is not None else None
+    expires = None
+    if verified_at is not None and verified_at > at.now + freshness.CLOCK_TOLERANCE:
+        expires = verified_at - freshness.CLOCK_TOLERANCE
+    elif verified_at is not None and state == "fresh":
+        expires = verified_at + at.ttl
     return tail.encode(), expires
 
 

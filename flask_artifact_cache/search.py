@@ -17,10 +17,11 @@ from contextlib import closing
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Select,
+    String,
     and_,
+    bindparam,
     column,
     func,
     literal_column,
@@ -77,29 +78,55 @@ def indexed_by(connection: Connection) -> str:
     return "gin" if connection.dialect.name == "postgresql" else "scan"
 
 
-def matching(words: tuple[str, ...], tier: int, how: str) -> Select[Any]:
-    """The ids of the artifacts whose text holds every word within the columns of a tier."""
-    columns, weights = TIERS[tier]
+def matching(words: int, tier: int, how: str) -> Select[Any]:
+    """The ids of the artifacts whose text holds every word within the columns of a tier.
+
+    The words themselves are parameters; see :func:`parameters`.
+    """
+    columns, _ = TIERS[tier]
     if how == "fts5":
         fts = table(FTS_TABLE, column("rowid"))
-        query = " AND ".join(f'"{word}"*' for word in words)
         return select(fts.c.rowid).where(
-            literal_column(FTS_TABLE).op("MATCH")(f"{{{' '.join(columns)}}} : ({query})")
+            literal_column(FTS_TABLE).op("MATCH")(bindparam(f"match_{tier}", type_=String))
         )
     search = SearchText.__table__
     if how == "gin":
-        query = " & ".join(f"'{word}':*{weights}" for word in words)
-        return select(search.c.artifact_id).where(
-            literal_column(_TSVECTOR).op("@@")(func.to_tsquery(literal_column("'simple'"), query))
+        query = func.to_tsquery(
+            literal_column("'simple'"), bindparam(f"match_{tier}", type_=String)
         )
-    return select(search.c.artifact_id).where(
-        and_(*(or_(*(_begins_a_word(search.c[name], word) for name in columns)) for word in words))
+        return select(search.c.artifact_id).where(literal_column(_TSVECTOR).op("@@")(query))
+    begins_a_word = (
+        or_(
+            *(
+                search.c[name].like(bindparam(f"{place}_{number}", type_=String))
+                for name in columns
+                for place in ("first", "later")
+            )
+        )
+        for number in range(words)
     )
+    return select(search.c.artifact_id).where(and_(*begins_a_word))
 
 
-def _begins_a_word(field: ColumnElement[Any], word: str) -> ColumnElement[bool]:
+def parameters(words: tuple[str, ...], how: str) -> dict[str, str]:
+    """The values of the parameters of :func:`matching`, for every tier."""
+    if how == "fts5":
+        query = " AND ".join(f'"{word}"*' for word in words)
+        return {
+            f"match_{tier}": f"{{{' '.join(columns)}}} : ({query})"
+            for tier, (columns, _) in enumerate(TIERS)
+        }
+    if how == "gin":
+        return {
+            f"match_{tier}": " & ".join(f"'{word}':*{weights}" for word in words)
+            for tier, (_, weights) in enumerate(TIERS)
+        }
     # Folded words hold neither '%' nor '_', so nothing needs an escape.
-    return or_(field.like(f"{word}%"), field.like(f"% {word}%"))
+    return {
+        f"{place}_{number}": f"{blank}{word}%"
+        for number, word in enumerate(words)
+        for place, blank in (("first", ""), ("later", "% "))
+    }
 
 
 _TSVECTOR = (

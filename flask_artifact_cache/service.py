@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
 from . import freshness, queries
-from .bodies import Bodies, Body, body
+from .bodies import Bodies, Body, etag
 from .database import engine_of
 from .errors import ConfigurationError, NotFoundError, NotPopulatedError
 from .files.manager import ArtifactManager, CollectionManager
@@ -27,7 +27,7 @@ from .refresh.transactions import in_session, on_engine
 from .settings import Settings
 
 DEFAULT = "default"
-NextLink = Callable[[str], str]
+Made = tuple[bytes, "datetime | None", "str | None"]
 
 
 class ArtifactCacheService:
@@ -97,16 +97,15 @@ class ArtifactCacheService:
             for states in (_states(one, counts),)
         ]
 
-    def listing(self, collection_id: str, listing: Listing, next_link: NextLink) -> Body:
-        """A page of artifacts as JSON.
+    def listing(self, collection_id: str, listing: Listing) -> Body:
+        """A page of artifacts as JSON; its ``next_cursor`` leads to the page after it.
 
-        :param next_link: makes the address of the next page from its cursor.
         :raises NotFoundError: if there is no such collection.
         :raises NotPopulatedError: if it has not been read yet.
         :raises InvalidRequestError: if the cursor is not one of this listing.
         """
 
-        def make(connection: Connection, one: Head, at: Moment) -> Body:
+        def make(connection: Connection, one: Head, at: Moment) -> Made:
             page = queries.page(connection, one, listing, at)
             total = self._count(connection, one, listing.filters, at)
             info = {
@@ -115,20 +114,17 @@ class ArtifactCacheService:
                 "total_count": total,
             }
             data = b'{"items":[' + b",".join(page.items) + b'],"page_info":' + as_json(info) + b"}"
-            link = None
-            if page.has_next_page and page.end_cursor is not None:
-                link = f'<{next_link(page.end_cursor)}>; rel="next"'
             expires_at = at.settled_until() if listing.filters.states else page.expires_at
-            return body(data, expires_at, link)
+            return data, expires_at, page.end_cursor if page.has_next_page else None
 
-        return self._body(collection_id, (listing, next_link("")), make)
+        return self._body(collection_id, listing, make)
 
     def facets(self, collection_id: str, filters: Filters, limit: int) -> Body:
         """How often each value of each facet occurs among the artifacts that the filters leave."""
 
-        def make(connection: Connection, one: Head, at: Moment) -> Body:
+        def make(connection: Connection, one: Head, at: Moment) -> Made:
             found = queries.facets(connection, one, filters, at, limit)
-            return body(as_json({"facets": found}), at.settled_until())
+            return as_json({"facets": found}), at.settled_until(), None
 
         return self._body(collection_id, ("facets", filters, limit), make)
 
@@ -139,9 +135,9 @@ class ArtifactCacheService:
         :raises AmbiguousIdError: if several share the id.
         """
 
-        def make(connection: Connection, one: Head, at: Moment) -> Body:
+        def make(connection: Connection, one: Head, at: Moment) -> Made:
             key = queries.find(connection, one, artifact_id)
-            return body(*queries.detail(connection, key, at))
+            return *queries.detail(connection, key, at), None
 
         return self._body(collection_id, ("detail", artifact_id), make)
 
@@ -193,25 +189,28 @@ class ArtifactCacheService:
     def _body(
         self,
         collection_id: str,
-        key: tuple[Any, ...],
-        make: Callable[[Connection, Head, Moment], Body],
+        key: Hashable,
+        make: Callable[[Connection, Head, Moment], Made],
     ) -> Body:
+        """What ``make`` gives as data, end of validity and next cursor; kept while it holds."""
         now = self._clock()
         with self._read() as connection:
             one = self._head(connection, collection_id)
 
             def fresh() -> Body:
                 at = queries.moment(connection, one, now, self.settings.ttl)
-                return make(connection, one, at)
+                data, expires_at, next_cursor = make(connection, one, at)
+                tag = etag(collection_id, key, one.revision, one.verified_at, expires_at)
+                return Body(data, tag, expires_at, next_cursor)
 
-            return self._bodies.get((collection_id, *key), one.revision, now, fresh)
+            return self._bodies.get((collection_id, key), one.revision, now, fresh)
 
     def _count(self, connection: Connection, one: Head, filters: Filters, at: Moment) -> int:
         def make() -> Body:
             counted = str(queries.count(connection, one, filters, at)).encode()
             return Body(counted, "", at.settled_until() if filters.states else None)
 
-        return int(self._bodies.get((one.id, "count", filters), one.revision, at.now, make).data)
+        return int(self._bodies.get((one.id, filters), one.revision, at.now, make).data)
 
     def _head(self, connection: Connection, collection_id: str) -> Head:
         one = queries.head(connection, collection_id) if "\0" not in collection_id else None

@@ -162,7 +162,10 @@ def test_an_abort_of_the_host_before_our_view_is_answered_in_our_words(app):
 
 def test_a_prefix_of_the_hosts_choice(make_app, sqlite_url, sample, populate):
     app = make_app(
-        sqlite_url, {"work": sample.root}, ARTIFACT_CACHE_API_PREFIX="/artifacts", APPLICATION_ROOT="/x"
+        sqlite_url,
+        {"work": sample.root},
+        ARTIFACT_CACHE_API_PREFIX="/artifacts",
+        APPLICATION_ROOT="/x",
     )
     populate(app)
     client = app.test_client()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from urllib.parse import urlencode
+from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, request
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import MethodNotAllowed, NotFound
+from werkzeug.exceptions import MethodNotAllowed, NotFound, default_exceptions
 from werkzeug.routing import Map, Rule
 
-from ..bodies import Body, body
+from ..bodies import Body, etag
 from ..errors import ForbiddenError
 from ..queries import Filters
 from ..refresh.records import as_json
@@ -20,25 +21,31 @@ from . import problems, schemas
 ENDPOINT = "artifact_cache"
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE")
 
+_AFTER = re.compile(r"(?:^|&)after=[^&]*")
+
 Authorize = Callable[[str, "str | None"], bool]
 
 
 def collections() -> ResponseReturnValue:
     """Every collection with its counts."""
     schemas.query("none", request.query_string)
-    return _send(body(as_json({"collections": _service().collection_list()})))
+    listed = _service().collection_list()
+    return _send(Body(as_json({"collections": listed}), etag(listed)))
 
 
 def artifacts(collection_id: str) -> ResponseReturnValue:
     """A page of artifacts."""
-    query = request.query_string
-    base = f"{request.script_root}{request.path}"
-
-    def next_link(cursor: str) -> str:
-        kept = [(n, v) for n, v in request.args.items(multi=True) if n != "after"]
-        return f"{base}?{urlencode([*kept, ('after', cursor)])}"
-
-    return _send(_service().listing(collection_id, schemas.listing(query), next_link))
+    listing = schemas.listing(request.query_string)
+    made = _service().listing(collection_id, listing)
+    response = _send(made)
+    if made.next_cursor is not None and response.status_code == 200:
+        kept = _AFTER.sub("", request.query_string.decode("ascii", "replace"))
+        query = "&".join(part for part in (kept, f"after={made.next_cursor}") if part)
+        # Quoted again, since a raw quotation mark or bracket would end the link.
+        address = quote(f"{request.script_root}{request.path}", safe="/:@!$&'()*+,;=-._~")
+        query = quote(query, safe="%/:@!$&'()*+,;=-._~?")
+        response.headers["Link"] = f'<{address}?{query}>; rel="next"'
+    return response
 
 
 def artifact(collection_id: str, artifact_id: str) -> ResponseReturnValue:
@@ -102,6 +109,9 @@ def blueprint(prefix: str, authorize: Authorize | None) -> Blueprint:
             provide_automatic_options=False,
             strict_slashes=False,
         )
+    # Flask asks the application's handler of a code before the blueprint's of any exception.
+    for code in default_exceptions:
+        bp.register_error_handler(code, problems.respond)
     bp.register_error_handler(Exception, problems.respond)
     return bp
 
@@ -128,10 +138,7 @@ def _send(made: Body) -> Response:
 
     The tag is compared weakly, also without the suffix that compressing proxies append.
     """
-    etag = f'W/"{made.etag}"'
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if made.links:
-        headers["Link"] = made.links
+    headers = {"ETag": f'W/"{made.etag}"', "Cache-Control": "private, no-cache"}
     known = request.headers.get("If-None-Match")
     if known is not None and (made.etag in known or known.strip() == "*"):
         return Response(status=304, headers=headers)

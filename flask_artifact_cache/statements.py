@@ -1,0 +1,259 @@
+"""The select statements of a listing, one for each shape; the values are parameters.
+
+Putting a statement together costs SQLAlchemy three times what running it costs SQLite, so it is
+done once for a shape: which facets are filtered by, how it is sorted, whether it goes on after a
+cursor. That leaves few shapes, and their statements are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    FromClause,
+    Integer,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    type_coerce,
+)
+from sqlalchemy.types import NullType
+
+from . import freshness, search
+from .models import Artifact, Collection, CollectionArtifact, Facet, UtcDateTime
+
+NAME, UPDATED, RELEVANCE = SORTS = ("name", "-updated_at", "relevance")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """All of a listing that its statement depends on.
+
+    :ivar walked: the facet whose one value's range is walked, instead of all members.
+    :ivar probed: the other facets that are filtered by.
+    :ivar words: how many words are searched for.
+    :ivar searched: how the database searches, where there are words; see ``search.indexed_by``.
+    """
+
+    sort: str = NAME
+    walked: str | None = None
+    probed: tuple[str, ...] = ()
+    states: bool = False
+    words: int = 0
+    searched: str = ""
+    after: bool = False
+
+
+def raw(time: Any) -> ColumnElement[Any]:
+    """A time as the driver gives it; ``models.utc`` makes one of it.
+
+    Most rows of a page share their times. Converting each took a third of the page's time.
+    """
+    return type_coerce(time, NullType())
+
+
+def position_types(shape: Shape) -> list[type]:
+    """The types of the values that a listing is sorted by."""
+    return {UPDATED: [datetime, int], RELEVANCE: [int, str, int]}.get(shape.sort, [str, int])
+
+
+@lru_cache(maxsize=512)
+def page(shape: Shape) -> Executable:
+    """Payload, condition, owner, times and sort keys of a page's rows.
+
+    Parameters: those of :func:`parameters`, ``limit``, and ``key_0`` … of the position after
+    which the page begins.
+    """
+    source, conditions = _narrowed(shape)
+    keys = _sort_keys(source, shape)
+    if shape.after:
+        conditions.append(_beyond(keys))
+    return (
+        select(
+            Artifact.payload,
+            Artifact.condition,
+            Artifact.collection_id,
+            raw(Artifact.synced_at),
+            raw(Artifact.updated_at),
+            *(key for key, _ in keys),
+        )
+        .select_from(source)
+        .join(Artifact, Artifact.id == source.c.artifact_id)
+        .where(*conditions)
+        .order_by(*(key.desc() if descends else key for key, descends in keys))
+        .limit(bindparam("limit", type_=Integer))
+    )
+
+
+@lru_cache(maxsize=512)
+def count(shape: Shape) -> Executable:
+    """How many rows a listing has."""
+    return _ids(shape).with_only_columns(func.count())
+
+
+@lru_cache(maxsize=512)
+def facets(shape: Shape) -> Executable:
+    """``facet, folded value, value as written, count`` among the rows of a listing."""
+    statement = (
+        select(Facet.facet, Facet.value, func.min(Facet.label), func.count())
+        .where(Facet.collection_id == bindparam("collection_id"))
+        .group_by(Facet.facet, Facet.value)
+    )
+    if shape == Shape():
+        return statement
+    return statement.where(Facet.artifact_id.in_(_ids(shape)))
+
+
+@lru_cache(maxsize=512)
+def states(shape: Shape) -> Executable:
+    """``state, count`` among the rows of a listing."""
+    source, conditions = _narrowed(replace(shape, states=True))
+    *conditions, chosen = conditions
+    owner = Collection.__table__.alias("of")
+    state = state_of(owner.c.verified_at)
+    return (
+        select(state, func.count())
+        .select_from(source)
+        .join(Artifact, Artifact.id == source.c.artifact_id)
+        .join(owner, owner.c.id == Artifact.collection_id)
+        .where(*conditions, *([chosen] if shape.states else ()))
+        .group_by(state)
+    )
+
+
+def parameters(
+    collection_id: str,
+    facet_values: Sequence[tuple[str, tuple[str, ...]]],
+    state_values: Sequence[str],
+    words: tuple[str, ...],
+    searched: str,
+) -> dict[str, Any]:
+    """The values of the parameters that narrow a listing."""
+    values: dict[str, Any] = {"collection_id": collection_id}
+    for facet, wanted in facet_values:
+        values[f"{facet}_values"] = list(wanted)
+        values[f"{facet}_value"] = wanted[0]
+    if state_values:
+        values["states"] = list(state_values)
+    if words:
+        values |= search.parameters(words, searched)
+    return values
+
+
+def state_of(verified_at: ColumnElement[Any]) -> ColumnElement[str]:
+    """:func:`freshness.state` in SQL; parameters ``oldest`` and ``latest`` bound a good time."""
+    oldest = bindparam("oldest", type_=UtcDateTime)
+    latest = bindparam("latest", type_=UtcDateTime)
+    synced_at = Artifact.__table__.c.synced_at
+
+    def holds(time: ColumnElement[Any]) -> ColumnElement[bool]:
+        return and_(time > oldest, time <= latest)
+
+    # As in freshness.verified: the later time counts, and one that lies in the future spoils it.
+    fresh = or_(
+        and_(holds(synced_at), or_(verified_at.is_(None), verified_at <= latest)),
+        and_(holds(verified_at), or_(synced_at.is_(None), synced_at <= latest)),
+    )
+    return case(
+        (Artifact.condition == freshness.MISSING, freshness.MISSING),
+        (Artifact.condition == freshness.QUARANTINED, freshness.QUARANTINED),
+        (and_(Artifact.condition == freshness.OK, fresh), "fresh"),
+        else_="stale",
+    )
+
+
+def _ids(shape: Shape) -> Select[Any]:
+    source, conditions = _narrowed(shape)
+    statement: Select[Any] = select(source.c.artifact_id).where(*conditions)
+    if shape.states:
+        statement = statement.join(Artifact, Artifact.id == source.c.artifact_id)
+    return statement
+
+
+def _narrowed(shape: Shape) -> tuple[FromClause, list[ColumnElement[bool]]]:
+    """The index to walk, and what its rows must fulfil; the condition on states comes last."""
+    collection_id = bindparam("collection_id", type_=String)
+    conditions: list[ColumnElement[bool]] = []
+    if shape.walked is None:
+        source: FromClause = CollectionArtifact.__table__.alias("source")
+    else:
+        source = Facet.__table__.alias("source")
+        conditions += [
+            source.c.facet == shape.walked,
+            source.c.value == bindparam(f"{shape.walked}_value"),
+        ]
+    conditions.append(source.c.collection_id == collection_id)
+    for facet in shape.probed:
+        probe = Facet.__table__.alias(f"with_{facet}")
+        conditions.append(
+            exists().where(
+                probe.c.collection_id == collection_id,
+                probe.c.facet == facet,
+                probe.c.value.in_(bindparam(f"{facet}_values", expanding=True)),
+                probe.c.name_key == source.c.name_key,
+                probe.c.artifact_id == source.c.artifact_id,
+            )
+        )
+    if shape.words:
+        found = search.matching(shape.words, len(search.TIERS) - 1, shape.searched)
+        conditions.append(source.c.artifact_id.in_(found))
+    if shape.states:
+        owner = Collection.__table__.alias("owner")
+        verified_at = (
+            select(owner.c.verified_at)
+            .where(owner.c.id == Artifact.collection_id)
+            .scalar_subquery()
+        )
+        conditions.append(state_of(verified_at).in_(bindparam("states", expanding=True)))
+    return source, conditions
+
+
+SortKey = tuple[ColumnElement[Any], bool]
+
+
+def _sort_keys(source: FromClause, shape: Shape) -> list[SortKey]:
+    """The expressions that a listing is sorted by, and whether each descends."""
+    by_name: list[SortKey] = [(source.c.name_key, False), (source.c.artifact_id, False)]
+    if shape.sort == UPDATED:
+        # The facets do not know the time; sorting by it goes through the artifacts then.
+        updated_at: ColumnElement[Any] = (
+            source.c.updated_at if shape.walked is None else Artifact.__table__.c.updated_at
+        )
+        return [(updated_at, True), (source.c.artifact_id, True)]
+    if shape.sort == RELEVANCE:
+        last = len(search.TIERS) - 1
+        found_in = [
+            (source.c.artifact_id.in_(search.matching(shape.words, tier, shape.searched)), tier)
+            for tier in range(last)
+        ]
+        rank: ColumnElement[int] = case(*found_in, else_=last)
+        return [(rank.label("rank"), False), *by_name]
+    return by_name
+
+
+def _beyond(keys: list[SortKey]) -> ColumnElement[bool]:
+    """The rows after a position.
+
+    Spelt out, because MariaDB reads the whole index for a comparison of row values; the first
+    condition alone gives every database its range.
+    """
+    position = [bindparam(f"key_{number}", type_=key.type) for number, (key, _) in enumerate(keys)]
+    (first, descending), *_ = keys
+    alternatives = []
+    for number, (key, descends) in enumerate(keys):
+        equal = [keys[i][0] == position[i] for i in range(number)]
+        further = key < position[number] if descends else key > position[number]
+        alternatives.append(and_(*equal, further))
+    return and_(first <= position[0] if descending else first >= position[0], or_(*alternatives))
