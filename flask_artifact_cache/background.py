@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from datetime import datetime
+from weakref import WeakKeyDictionary
 
 from flask import Flask, request_started
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +15,9 @@ from .errors import ArtifactCacheError, BusyError
 from .service import ArtifactCacheService
 
 log = logging.getLogger("flask_artifact_cache")
+
+# The apps that have not served a request yet, and when each was set up.
+_waiting: WeakKeyDictionary[Flask, datetime] = WeakKeyDictionary()
 
 
 def populate_when_serving(app: Flask, service: ArtifactCacheService) -> None:
@@ -26,18 +30,25 @@ def populate_when_serving(app: Flask, service: ArtifactCacheService) -> None:
     settings = service.settings
     if not settings.populate_on_startup or settings.background == "none":
         return
-    started_at = service.now()
+    _waiting[app] = service.now()
+    request_started.connect(_start, app)
 
-    def work() -> None:
-        with app.app_context():
-            for collection_id in service.collections.ids():
-                _check(service, collection_id, started_at)
 
-    def start(_: object, **__: object) -> None:
-        request_started.disconnect(start, app)
-        threading.Thread(target=work, name="artifact-cache-startup", daemon=True).start()
+# A function of the module: a closure would keep the application alive for ever.
+def _start(app: Flask, **_: object) -> None:
+    request_started.disconnect(_start, app)
+    started_at = _waiting.pop(app, None)
+    if started_at is not None:
+        threading.Thread(
+            target=_work, args=(app, started_at), name="artifact-cache-startup", daemon=True
+        ).start()
 
-    request_started.connect(start, app, weak=False)
+
+def _work(app: Flask, started_at: datetime) -> None:
+    service: ArtifactCacheService = app.extensions["artifact_cache"].service
+    with app.app_context():
+        for collection_id in service.collections.ids():
+            _check(service, collection_id, started_at)
 
 
 def _check(service: ArtifactCacheService, collection_id: str, started_at: datetime) -> None:

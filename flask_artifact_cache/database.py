@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from flask import Flask, appcontext_pushed, current_app
+from flask import Flask, appcontext_pushed, current_app, has_app_context
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     Column,
@@ -119,7 +120,7 @@ def schema_error(error: SQLAlchemyError) -> SchemaError | None:
 
 
 def _remedy() -> str:
-    mounted = current_app.extensions.get("artifact_cache") if current_app else None
+    mounted = current_app.extensions.get("artifact_cache") if has_app_context() else None
     if mounted is not None and mounted.settings.migrations == "host":
         return "Run 'flask db migrate' and 'flask db upgrade'."
     return UPGRADE
@@ -158,6 +159,26 @@ def _named_lock(connection: Connection, wait_s: int) -> Iterator[None]:
 # --- autogenerate of the host's migrations -------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """See :func:`host_include_name`."""
+
+    db: SQLAlchemy
+    otherwise: IncludeName | None
+
+    def __call__(self, name: str | None, type_: str, parent_names: Any) -> bool:
+        if name is not None and (
+            (type_ == "table" and name.startswith(TABLE_PREFIX) and not self._is_the_hosts(name))
+            or (type_ == "index" and name == search.GIN_INDEX)
+        ):
+            return False
+        return self.otherwise is None or self.otherwise(name, type_, parent_names)
+
+    def _is_the_hosts(self, name: str) -> bool:
+        # A table that was handed over is, what search.py adds to it is not.
+        return any(name in metadata.tables for metadata in self.db.metadatas.values())
+
+
 def host_include_name(db: SQLAlchemy, otherwise: IncludeName | None = None) -> IncludeName:
     """A filter for the host's autogenerate that hides our tables from it.
 
@@ -166,41 +187,36 @@ def host_include_name(db: SQLAlchemy, otherwise: IncludeName | None = None) -> I
 
     :param otherwise: the host's own filter, asked about everything that is not ours.
     """
-
-    def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
-        # Tables that were handed over are the host's, but for what search.py adds to them.
-        if name is not None and (
-            (type_ == "table" and name.startswith(TABLE_PREFIX) and not _has(db, name))
-            or (type_ == "index" and name == search.GIN_INDEX)
-        ):
-            return False
-        return otherwise is None or otherwise(name, type_, parent_names)
-
-    return include_name
+    return _Filter(db, otherwise)
 
 
-def hide_from_autogenerate(app: Flask) -> None:
+def hide_from_autogenerate(app: Flask, db: SQLAlchemy) -> None:
     """Add the filter to what Flask-Migrate hands to the host's ``env.py``.
 
     Flask-Migrate may be set up after us, so the look at it is repeated when an application
-    context is pushed, which every command does before it runs.
+    context is pushed, which every command does before it runs. It does not if the host's module
+    has pushed one for good; then the look is repeated when ``env.py`` connects.
     """
     appcontext_pushed.connect(_hide, app)
     _hide(app)
+    if has_app_context() and current_app == app:
+        event.listen(engine_of(db), "engine_connect", _hide_from_current)
 
 
+# Functions of the module: a closure would keep the application alive for ever.
 def _hide(app: Flask, **_: Any) -> None:
-    # A function of the module: a closure would keep the application alive for ever.
     migrate = app.extensions.get("migrate")
     if migrate is not None:
         appcontext_pushed.disconnect(_hide, app)
         arguments = migrate.configure_args
-        db = app.extensions["sqlalchemy"]
-        arguments["include_name"] = host_include_name(db, arguments.get("include_name"))
+        known = arguments.get("include_name")
+        if not isinstance(known, _Filter):
+            arguments["include_name"] = host_include_name(app.extensions["sqlalchemy"], known)
 
 
-def _has(db: SQLAlchemy, name: str) -> bool:
-    return any(name in metadata.tables for metadata in db.metadatas.values())
+def _hide_from_current(_: Connection) -> None:
+    if has_app_context():
+        _hide(current_app)
 
 
 # --- create_all and ownership --------------------------------------------------------------------
@@ -253,7 +269,7 @@ def _covers_us(arguments: dict[str, Any]) -> bool:
 
     Several applications may share one ``db``.
     """
-    if current_app and "artifact_cache" not in current_app.extensions:
+    if has_app_context() and "artifact_cache" not in current_app.extensions:
         return False
     return getattr(arguments.get("_ddl_runner"), "tables", None) is None
 

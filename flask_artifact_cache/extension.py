@@ -76,7 +76,7 @@ class ArtifactCache:
             database.hand_over(database.host_metadata(db))
         else:
             database.follow_create_all(database.host_metadata(db))
-        database.hide_from_autogenerate(app)
+        database.hide_from_autogenerate(app, db)
         app.register_blueprint(api.blueprint(checked.api_prefix, self._authorize))
         app.cli.add_command(cli)
         background.populate_when_serving(app, service)

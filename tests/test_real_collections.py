@@ -45,9 +45,7 @@ def test_every_artifact_of_every_archive_is_a_row(
     assert all(row.synced_at is not None for row in stored)
     found = {(row.collection_id, row.type, row.path) for row in stored}
     wanted = {
-        (name.lower(), type_, path)
-        for name in names
-        for path, (type_, _) in expected[name].items()
+        (name.lower(), type_, path) for name in names for path, (type_, _) in expected[name].items()
     }
     assert len(wanted) == 3014
     assert wanted <= found
@@ -109,9 +107,7 @@ def test_malformed_files_are_rows_and_the_run_goes_on(make_app, database_url, co
         assert secret.encode() not in everything
 
 
-def test_a_skillmeat_collection_is_stored_field_by_field(
-    make_app, sqlite_url, corpora, populate
-):
+def test_a_skillmeat_collection_is_stored_field_by_field(make_app, sqlite_url, corpora, populate):
     root = corpora / "skillmeat-collection/collections/every-field"
     app = make_app(sqlite_url, {"meat": root})
     populate(app, "meat")

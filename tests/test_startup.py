@@ -33,9 +33,7 @@ def runs(app):
 
 
 def test_the_first_request_starts_the_check_and_does_not_wait_for_it(make_app, sqlite_url, sample):
-    app = make_app(
-        sqlite_url, {"work": sample.root}, ARTIFACT_CACHE_POPULATE_ON_STARTUP=True
-    )
+    app = make_app(sqlite_url, {"work": sample.root}, ARTIFACT_CACHE_POPULATE_ON_STARTUP=True)
     client = app.test_client()
 
     assert client.get(LIST).status_code in (200, 503)

@@ -116,10 +116,7 @@ def read(place: Place, files: Files) -> Artifact:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """The bytes that an artifact owns.
-
-    :ivar missed: files that could not be hashed.
-    """
+    """What is known of the bytes that an artifact owns."""
 
     hash: str | None
     file_count: int
@@ -321,6 +318,9 @@ def _build(
     entry = place.entry if isinstance(place.entry, Entry) else _NO_ENTRY
     copy = entry.metadata if error is None else _NO_ENTRY.metadata
     problems = (*place.problems, *warnings, *values.problems, *content.warnings)
+    if entry.locked_hash:
+        # Another hash than the content's: changed since it was added.
+        details = {**(details or {}), "locked_hash": entry.locked_hash}
     return Artifact(
         type=place.type,
         name=values.name,

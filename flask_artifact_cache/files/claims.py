@@ -7,7 +7,7 @@ manifest's own folder, so reading the manifests from the top of the tree downwar
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import VanishedError
 from . import documents, manifest, plugins, servers
@@ -16,6 +16,10 @@ from .reading import Reader
 from .walk import Folder, Tree, shown
 
 ENTRY_TYPES = frozenset({"skill", "command", "agent", "hook", "mcp"})
+# Artifacts in one JSON file; the largest marketplace lists 286.
+PART_LIMIT = 1_000
+T = TypeVar("T")
+
 SERVER_FILES = (".mcp.json", "mcp.json")
 
 
@@ -96,8 +100,16 @@ class Claims:
 
     def servers(self, folder: Folder, file: str) -> list[Part]:
         """Read the MCP servers of a file."""
-        names = servers.servers(self.value(folder.join(file)))
-        return [Part("mcp", folder, file, name, name, None) for name in names]
+        names = self._limited(servers.servers(self.value(folder.join(file))), folder.join(file))
+        return [Part("mcp", folder, file, shown(name), name, None) for name in names]
+
+    def _limited(self, parts: Iterable[T], path: str) -> list[T]:
+        kept = list(parts)
+        if len(kept) > PART_LIMIT:
+            text = f"only the first {PART_LIMIT} of {len(kept)} parts are looked at"
+            self.problems.append(Problem("W_TOO_MANY_PARTS", text, shown(path)))
+            self.uncertain.add(path)
+        return kept[:PART_LIMIT]
 
     def settings(self, folder: Folder, file: str) -> bool:
         """Tell whether an assistant's settings define hooks."""
@@ -120,15 +132,13 @@ class Claims:
             return self._enter_own(folder, inner, outer)
         parts: list[Part] = []
         for item in listed:
+            name = shown(item.name)
             path = shown(item.folder.join("marketplace.json"))
-            problems = tuple(self._declare(folder, item.plugin, item.name, path))
-            parts.append(
-                Part(
-                    "plugin", item.folder, "marketplace.json", item.name, item.name, outer
-                )._replace(problems=problems)
-            )
+            problems = tuple(self._declare(folder, item.plugin, name, path))
+            part = Part("plugin", item.folder, "marketplace.json", name, item.name, outer)
+            parts.append(part._replace(problems=problems))
         # Several plugins may share one folder; then only what they declare tells whose it is.
-        return (listed[0].name if len(listed) == 1 else outer), parts
+        return (parts[0].name if len(parts) == 1 else outer), parts
 
     def _enter_own(
         self, folder: Folder, inner: Folder, outer: str | None
@@ -140,14 +150,14 @@ class Claims:
             # Its artifact tells the same; what it declares cannot be known.
             del self.problems[known:]
             self.uncertain.add(folder.path)
-        name = plugin.name or folder.name or self._tree.name
+        name = shown(plugin.name or folder.name or self._tree.name)
         problems = tuple(self._declare(folder, plugin, name, shown(path)))
         parts = [Part("plugin", inner, "plugin.json", name, None, outer, None, problems)]
         if plugin.hooks:
             parts.append(Part("hook", inner, "plugin.json", name, "hooks", name))
         parts += [
-            Part("mcp", inner, "plugin.json", server, f"mcp:{server}", name)
-            for server in plugin.servers
+            Part("mcp", inner, "plugin.json", shown(server), f"mcp:{server}", name)
+            for server in self._limited(plugin.servers, path)
         ]
         return name, parts
 
@@ -164,7 +174,7 @@ class Claims:
         value = self.value(path)
         if value is None:
             self.uncertain.add(folder.path)
-        for entry in plugins.entries(value):
+        for entry in self._limited(plugins.entries(value), path):
             source = plugins.local_source(value, entry)
             if source is None:
                 continue
@@ -233,7 +243,7 @@ class Claims:
             problems = [*found.problems, *self._claim_entries(folder, found.entries)]
             self.problems += [problem.at(shown(path)) for problem in problems]
             parts = [
-                Part("mcp", folder, manifest.NAME, server.name, server.name, None, server)
+                Part("mcp", folder, manifest.NAME, shown(server.name), server.name, None, server)
                 for server in found.servers
             ]
         # Elsewhere hooks have no container; and what the manifest names came first.

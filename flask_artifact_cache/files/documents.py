@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 from .problems import Problem, UnreadableError
@@ -14,8 +15,11 @@ JSON_LIMIT = 4 << 20  # bytes of one manifest; the largest real one has 0.3 MB
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
+@lru_cache(maxsize=2)
 def load(data: bytes) -> tuple[Any, tuple[Problem, ...]]:
     """Parse a JSON text; tell its value, and what was odd about it.
+
+    Remembers the last ones: every server of a file is read by itself. Nobody may change them.
 
     :raises UnreadableError: with the line and column, if it is no JSON.
     """

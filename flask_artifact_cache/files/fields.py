@@ -295,7 +295,7 @@ def _bracketed(value: object, depth: int = _HINT_DEPTH) -> str:
     if depth and isinstance(value, list | tuple):
         return f"[{', '.join(_bracketed(item, depth - 1) for item in value)}]"
     if depth and isinstance(value, Mapping):
-        pairs = (f"{key}: {_bracketed(item, depth - 1)}" for key, item in value.items())
+        pairs = (f"{_bracketed(key)}: {_bracketed(item, depth - 1)}" for key, item in value.items())
         return ", ".join(pairs)
     return _scalar(value) or ""
 
@@ -308,6 +308,13 @@ def _lines(text: str) -> Iterator[str]:
         end = end if end >= 0 else len(text)
         yield text[start:end].strip()
         start = end + 1
+
+
+def _heading(line: str) -> str | None:
+    """The text of ``## C# ##``; the marks behind it count as such after a blank only."""
+    text = line.lstrip("#").strip()
+    bare = text.rstrip("#")
+    return (bare.rstrip() if bare.endswith(" ") else text) or None
 
 
 def _outline(body: str, *, paragraph: bool) -> tuple[str | None, str | None]:
@@ -333,8 +340,7 @@ def _outline(body: str, *, paragraph: bool) -> tuple[str | None, str | None]:
         elif line.startswith("<!--"):
             comment = "-->" not in line
         elif line.startswith(_HEADINGS):
-            text = line.strip("#").strip() if line.endswith(" #") else line.lstrip("#").strip()
-            heading = heading or text or None
+            heading = heading or _heading(line)
         elif line and not is_rule and not line.startswith(_NOT_PROSE):
             item = _ITEM.match(line)
             if item is None:

@@ -1,7 +1,20 @@
 """The files seen -> where artifacts are, and of which type.
 
-The rules R1 to R9 were measured on 69 public repositories; a comment names the rule where it is
-applied. A manifest wins over a rule, and the innermost folder over the outer ones.
+The rules were measured on 69 public repositories; a comment names the rule where it is applied.
+
+- R0 Links, tools and history are left out (see :mod:`walk`).
+- R1 A folder that holds SKILL.md, in any case, is a skill, at any depth.
+- R2 A lower-case skill.md in a folder of commands or agents is one of these.
+- R3 Inside a skill nothing else is found but deeper skills, unless it is a plugin as well.
+- R4 Markdown below the innermost folder called commands or agents is one; the folders between
+  are the namespace.
+- R5 Documents (README.md, NOTES.md), supporting folders and pages of a site are no artifacts.
+- R6 Agents outside of such folders: ``*.agent.md``, or front matter that only agents have.
+- R7 What a manifest names counts, wherever it lies in the plugin.
+- R8 Plugins, marketplaces, MCP servers and hooks stand in JSON files of known names.
+- R9 What no rule can know is configured.
+
+A manifest wins over a rule, and the innermost folder over the outer ones.
 """
 
 from __future__ import annotations
@@ -37,7 +50,7 @@ _SECONDARY = frozenset(
 _TOPICS = frozenset(
     {"docs", "doc", "documentation", "wiki", "test", "tests", "__tests__", "fixtures", "testdata"}
     | {"prompts", "prompt", "rules", "rule", "workflows", "workflow", "examples", "templates"}
-    | {"references", "commands"}
+    | {"references"}
 )
 # R6. One of these beside name and description makes a Markdown file an agent.
 _AGENT_KEYS = frozenset(
@@ -116,9 +129,9 @@ class Discovery:
         """Whether nothing may be concluded from the absence of the artifact at ``path``."""
         if not self.uncertain:
             return False
-        file = path.partition("#")[0]
         return any(
-            part in ("", file, path) or file.startswith(part + "/") for part in self.uncertain
+            part in ("", path) or path.startswith((part + "/", part + "#"))
+            for part in self.uncertain
         )
 
 
@@ -174,8 +187,9 @@ class _Search:
         self.tree = tree
         self.read = read
         self.claims = Claims(tree, read, manifests)
-        self.names = {**CONTAINERS, **{key.lower(): value for key, value in types.items()}}
-        self.paths = {key.strip("/"): value for key, value in types.items() if "/" in key}
+        configured = {key.removeprefix("./").strip("/"): types[key] for key in types}
+        self.names = {**CONTAINERS, **{key.lower(): configured[key] for key in configured}}
+        self.paths = {key: configured[key] for key in configured if "/" in key}
         self.places: dict[tuple[str, str], Place] = {}
         self.problems: list[Problem] = []
         self.uncertain: set[str] = set()
@@ -198,17 +212,18 @@ class _Search:
                 self.add_part(part, here)
 
         owned = self.claims.owned.get(path)
-        if owned is not None:
+        if owned is not None and owned.type != "skill":
             self.add(folder, owned.file, owned.type, here, owned, owns=True)
             here = here._replace(closed=True)
         elif skill is not None:
             marked = above.marked if above.shelved is None else above.shelved
-            claim = self.claims.on(folder).get(skill) if self.claims else None
-            self.add(folder, skill, "skill", here, claim, owns=True, secondary=marked)
+            if owned is None and self.claims:
+                owned = self.claims.on(folder).get(skill)
+            self.add(folder, skill, "skill", here, owned, owns=True, secondary=marked)
             if not folders and len(files) == 1:
                 return
-            here = here._replace(type=None, closed=not is_plugin)
-        here = self.context(folder, lowered, above, here, skill)
+            here = here._replace(type=None, closed=not is_plugin, parent=path or ".")
+        here = self.context(folder, lowered, above, here)
         if files:
             self.look(folder, name, here, skill)
         for key in sorted(folders) if len(folders) > 1 else folders:
@@ -226,13 +241,9 @@ class _Search:
                 self.claims.enter_other_plugin(folder, inner)
         return here
 
-    def context(
-        self, folder: Folder, lowered: str, above: _Context, here: _Context, skill: str | None
-    ) -> _Context:
+    def context(self, folder: Folder, lowered: str, above: _Context, here: _Context) -> _Context:
         """Add what a folder's own name and contents say."""
         path = folder.path
-        if skill is not None:
-            here = here._replace(parent=path or ".")
         declared = self.claims.declared.get(path)
         type_ = declared.type if declared else self.container(path, lowered)
         if type_ is not None and (declared or not here.closed):
@@ -252,7 +263,7 @@ class _Search:
         if lowered == "skills":
             here = here._replace(shelved=above.marked)
         elif lowered == "docs":
-            here = here._replace(docs=True, loose=False)
+            here = here._replace(docs=True)
         if here.loose and (lowered in _TOPICS or not _AGENT_FOLDERS.isdisjoint(folder.folders)):
             here = here._replace(loose=False)
         return here
@@ -394,7 +405,7 @@ class _Search:
             return
         plugin, entry = (claim.plugin, claim.entry) if claim is not None else (None, None)
         if not name:
-            name = entry.name if entry is not None else self.name(folder, file, type_, at)
+            name = shown(entry.name) if entry else self.name(folder, file, type_, at)
         if secondary is None:
             secondary = at.secondary if contained else at.marked
         self.places[key] = Place(
@@ -402,7 +413,7 @@ class _Search:
             text,
             path,
             folder.files[file],
-            shown(name),
+            name,
             folder if owns else None,
             fragment,
             plugin or at.plugin,
@@ -416,7 +427,7 @@ class _Search:
     def name(self, folder: Folder, file: str, type_: str, at: _Context) -> str:
         """Tell the name that the path gives to an artifact."""
         if type_ == "skill" or file in _NAMES_FOLDER:
-            return folder.name or self.tree.name
+            return shown(folder.name or self.tree.name)
         if type_ == "hook" and file in ("hooks.json", "settings.json"):
             # A hooks folder and an assistant's folder say nothing; what is around them does.
             path = folder.path
@@ -426,9 +437,9 @@ class _Search:
                 path = path.rpartition("/")[0]
             while path and path.rpartition("/")[2].startswith("."):
                 path = path.rpartition("/")[0]
-            return path.rpartition("/")[2] or self.tree.name
+            return shown(path.rpartition("/")[2] or self.tree.name)
         stem = file[: file.rfind(".")] if "." in file[1:] else file
-        return stem[:-6] if stem[-6:].lower() == ".agent" and len(stem) > 6 else stem
+        return shown(stem[:-6] if stem[-6:].lower() == ".agent" and len(stem) > 6 else stem)
 
 
 def _skill_file(files: Mapping[str, Evidence], lowered: str) -> str | None:

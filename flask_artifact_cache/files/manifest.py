@@ -8,6 +8,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from ..errors import VanishedError
@@ -98,6 +99,7 @@ class Manifests:
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, Manifest | None] = OrderedDict()
+        self._lock = Lock()
 
     def read(self, read: Reader, folder: str = "", *, lock: bool = True) -> Manifest | None:
         """Read the manifest of the collection in ``folder``; None if the file is something else.
@@ -113,14 +115,16 @@ class Manifests:
             pair = _pair(read, folder, lock)
         digests = (hashlib.blake2b(part, digest_size=16).digest() for part in pair)
         key = b"".join(digests)
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key]
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
         prefix = folder + "/" if folder else ""
         manifest = parse(_toml(pair[0], prefix + NAME), _toml(pair[1], prefix + LOCK_NAME))
-        self._known[key] = manifest
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+        with self._lock:
+            self._known[key] = manifest
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
         return manifest
 
 

@@ -49,6 +49,7 @@ HINTS = {
     "W_PATH_OUTSIDE": "Point to a path inside the folder.",
     "W_UNKNOWN_TYPE": "Use skill, command, agent, hook or mcp.",
     "W_MISSING_FILE": "Restore the file, or remove the entry from the manifest.",
+    "W_TOO_MANY_PARTS": "Split the file into several.",
     "W_TOO_MANY_CANDIDATES": "Put agents into a folder called agents, or exclude folders.",
     "W_NOT_HASHED": "Move large or unreadable files out of the artifact's folder.",
     "W_SYMLINK_BROKEN": "Remove the link, or restore its target.",

@@ -68,8 +68,7 @@ class Files:
         try:
             handle, in_file = self._open(path, evidence)
             try:
-                # Room for one byte more tells the end in the same call; a whole chunk's room
-                # would cost more than the reading.
+                # To make room for a whole chunk costs more than to read a small file.
                 while part := os.read(handle, min(size, in_file + 1)):
                     yield part
             finally:

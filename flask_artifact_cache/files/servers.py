@@ -1,7 +1,7 @@
 """MCP servers and hooks: what may be told of them.
 
 Variables, headers, arguments and addresses of these files hold secrets. Whatever leaves this
-module holds names of variables and headers, and no value of theirs (RULES, section 4).
+module holds names of variables and headers, and no value of theirs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -28,6 +28,7 @@ _SECRET_OPTION = re.compile(
 # What may be shown: words, paths, packages, variables. Nothing with blanks, quotes or markup.
 _PLAIN = re.compile(r"[\w@.,/:+~${}\[\]%-]+")
 _VARIABLE = re.compile(r"\$\{[^}]*\}|\$[A-Za-z_]\w*")
+_USER = re.compile(":[^/]*@")  # user:password@host
 _NAME = re.compile(r"[A-Z][A-Z_]*")
 _URL = re.compile(r"(?i)[a-z][a-z0-9+.\-]*://")
 # Keys by their look: a known beginning, or a long run of letters and digits that is no path.
@@ -40,7 +41,7 @@ _KEY = re.compile(
 def servers(document: object) -> dict[str, Mapping[str, Any]]:
     """Find the servers of an ``.mcp.json`` by name, in their order.
 
-    They stand under ``mcpServers`` or ``servers``, or are the whole document (RULES, R8).
+    They stand under ``mcpServers`` or ``servers``, or are the whole document (R8).
     """
     if not isinstance(document, Mapping):
         return {}
@@ -63,10 +64,9 @@ def server(entry: Mapping[str, Any]) -> dict[str, object]:
     """Keep what may be kept of one server."""
     url = next((entry[key] for key in URL_KEYS if text(entry.get(key))), None)
     command = text(entry.get("command"))
+    declared = text(entry.get("type")) or text(entry.get("transport"))
     kept: dict[str, object] = {
-        "transport": text(entry.get("type"))
-        or text(entry.get("transport"))
-        or ("stdio" if command else "http" if url else None),
+        "transport": declared[:TEXT_LIMIT] or ("stdio" if command else "http" if url else None)
     }
     if command:
         kept["command"] = command_line(command)
@@ -81,7 +81,8 @@ def server(entry: Mapping[str, Any]) -> dict[str, object]:
             kept[key] = entry[key][:TEXT_LIMIT]
     tools = entry.get("tools")
     if isinstance(tools, list):
-        kept["tools"] = [tool for tool in tools[:ITEM_LIMIT] if isinstance(tool, str)]
+        texts = (tool for tool in tools[:ITEM_LIMIT] if isinstance(tool, str))
+        kept["tools"] = [tool[:TEXT_LIMIT] for tool in texts]
     return kept
 
 
@@ -106,27 +107,30 @@ def hooks(value: object) -> dict[str, list[dict[str, object]]]:
     """Keep what may be kept of a ``hooks`` value: for each event its handlers.
 
     The value is a map from event to groups of handlers, a map from event to handlers, or a list
-    of handlers that name their event (RULES, R8).
+    of handlers that name their event (R8).
     """
     found: dict[str, list[dict[str, object]]] = {}
+    room = ITEM_LIMIT
+    for event, groups in _events(value):
+        handlers = found.setdefault(event[:TEXT_LIMIT], [])
+        for group in groups:
+            if room and isinstance(group, Mapping):
+                more = _handlers(group)[:room]
+                handlers += more
+                room -= len(more)
+    return found
+
+
+def _events(value: object) -> Iterator[tuple[str, list[Any]]]:
     if isinstance(value, Mapping):
-        for event, groups in value.items():
-            if isinstance(groups, Mapping):
-                groups = [groups]
-            if isinstance(groups, list):
-                found[event] = [
-                    handler
-                    for group in groups[:ITEM_LIMIT]
-                    if isinstance(group, Mapping)
-                    for handler in _handlers(group)
-                ]
+        for event, groups in list(value.items())[:ITEM_LIMIT]:
+            if isinstance(groups, (list, Mapping)):
+                yield event, groups if isinstance(groups, list) else [groups]
     elif isinstance(value, list):
         for group in value[:ITEM_LIMIT]:
-            if isinstance(group, Mapping):
-                event = group.get("event") or group.get("type")
-                if isinstance(event, str):
-                    found.setdefault(event, []).extend(_handlers(group))
-    return found
+            event = isinstance(group, Mapping) and (group.get("event") or group.get("type"))
+            if isinstance(event, str):
+                yield event, [group]
 
 
 def _handlers(group: Mapping[str, Any]) -> list[dict[str, object]]:
@@ -151,7 +155,9 @@ def _handlers(group: Mapping[str, Any]) -> list[dict[str, object]]:
 def address(url: str) -> str | None:
     """Copy ``url`` without user, password, query and fragment."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url[: 4 * TEXT_LIMIT])
+        if "@" in parts.path and not parts.netloc:
+            return None  # a slash is missing, and what is before the sign may be a password
         host = parts.netloc.rpartition("@")[2]
         return SplitResult(parts.scheme, host, parts.path, "", "").geturl()[:TEXT_LIMIT]
     except ValueError:
@@ -184,7 +190,8 @@ def arguments(value: object) -> list[str]:
 def command_line(line: str) -> str:
     """Copy a command with its arguments, with everything hidden that may be a secret."""
     try:
-        parts = shlex.split(line, posix=False)
+        # The splitter is slow, and the beginning tells what is run.
+        parts = shlex.split(line[: 4 * TEXT_LIMIT], posix=False)
     except ValueError:  # a quote that never ends
         parts = [*line.split(maxsplit=1)[:1], HIDDEN]
     return " ".join(_redacted(parts[:ITEM_LIMIT]))[:TEXT_LIMIT]
@@ -193,12 +200,13 @@ def command_line(line: str) -> str:
 def _redacted(parts: list[str]) -> list[str]:
     kept = []
     hide = False
-    for part in (part.strip("\"'") for part in parts):
+    # Cut before any pattern sees it: some take the square of the length.
+    for part in (part.strip("\"'")[:TEXT_LIMIT] for part in parts):
         is_option = part.startswith("-")
         if _VARIABLE.fullmatch(part):
             kept.append(part)
         else:
-            kept.append(HIDDEN if hide and not is_option else _redact(part))
+            kept.append(HIDDEN if hide else _redact(part))
         hide = is_option and _SECRET_OPTION.fullmatch(part) is not None
     return kept
 
@@ -208,11 +216,13 @@ def _redact(part: str) -> str:
     if _URL.match(part):
         return address(part) or HIDDEN
     name, separator, value = part.partition("=")
-    if not _PLAIN.fullmatch(name) or ("/" not in name and _KEY.fullmatch(name)):
+    if not _PLAIN.fullmatch(name) or _USER.search(name):
+        return HIDDEN
+    if "/" not in name and _KEY.fullmatch(name):
         return HIDDEN
     if separator and not _VARIABLE.fullmatch(value.strip("\"'")):
         value = HIDDEN
-    return (name + separator + value)[:TEXT_LIMIT]
+    return name + separator + value
 
 
 def text(value: object) -> str:

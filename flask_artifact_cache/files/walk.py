@@ -22,7 +22,7 @@ MAX_DEPTH = 50
 # Files and folders together: five times the largest collection that is measured.
 MAX_ENTRIES = 1_000_000
 
-# Folders that hold tools and history, never artifacts of the collection itself (RULES, R0).
+# Folders that hold tools and history, never artifacts of the collection itself (R0).
 # Other folders with a leading dot do hold artifacts: .claude, .agents, .curated, .kiro.
 SKIPPED_FOLDERS = frozenset(
     {".git", ".hg", ".svn", ".bzr", ".jj", "CVS", "node_modules", "site-packages", "__pycache__"}
@@ -199,7 +199,7 @@ def walk(
     """See every regular file below ``root``; links to folders are not followed.
 
     A link to a file counts when its target is a regular file inside the root that is not seen
-    under its own path as well (RULES, R0).
+    under its own path as well (R0).
 
     :param exclude: patterns as of :mod:`fnmatch`, against the path relative to the root; one
         without a slash is compared with every name. A folder that matches is not entered.

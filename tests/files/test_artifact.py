@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -623,6 +624,8 @@ SECRET = "s3cr3tS3cr3tS3cr3tS3cr3t"
         f"sh -c 'run --token {SECRET}'",
         f"run 'never ends {SECRET}",
         f"run $(echo {SECRET})",
+        f"run ann:{SECRET}@db:5432",
+        f"run --token -{SECRET}",
     ],
 )
 def test_a_command_shows_no_secret(line: str) -> None:
@@ -630,14 +633,45 @@ def test_a_command_shows_no_secret(line: str) -> None:
     assert SECRET not in repr(servers.arguments(line.split(" ")[1:]))
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8), lambda inner: (
-    st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.sampled_from(["hooks", "Stop", "type", "command", "env", "url", "args", "mcpServers"]),
-        inner,
-        max_size=4,
-    )
-)))  # fmt: skip
+def test_hostile_commands_and_hooks_take_no_time() -> None:
+    lines = ("-" + "key" * 10**6 + "\n", "'" + "x " * 10**6, "a" * 10**6, "=" * 10**6)
+    handler = {"command": "x" * 5_000, "type": "y" * 5_000}
+    started = time.process_time()
+
+    for line in lines:
+        assert len(servers.command_line(line)) <= servers.TEXT_LIMIT
+        assert len(servers.arguments([line])[0]) <= servers.TEXT_LIMIT
+    kept = servers.hooks({f"e{n}": [{"hooks": [handler] * 50}] * 50 for n in range(50)})
+
+    assert sum(map(len, kept.values())) == servers.ITEM_LIMIT
+    assert time.process_time() - started < 2
+
+
+def test_of_very_many_servers_in_a_file_only_the_first_are_looked_at(root) -> None:
+    root.write_json(".mcp.json", {f"s{number}": {"command": "x"} for number in range(1_500)})
+
+    scan = root.manager().scan()
+
+    assert len(scan.places) == 1_000
+    assert [problem.code for problem in scan.problems] == ["W_TOO_MANY_PARTS"]
+    assert scan.is_uncertain(".mcp.json#s1400")
+    assert len(root.artifacts()) == 1_000
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["hooks", "Stop", "type", "command", "env", "url", "args", "servers"]),
+            inner,
+            max_size=4,
+        )
+    ),
+)
+
+
+@given(JSON_VALUES)
 def test_any_json_can_be_looked_at(value) -> None:
     servers.hooks(value)
     servers.names(value)

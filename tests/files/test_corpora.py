@@ -173,7 +173,7 @@ def test_a_skillmeat_collection_is_what_its_manifest_and_lock_say(corpora, name:
         one = found[entry.type, entry.name]
         copy = entry.metadata
         assert one.path.startswith(entry.path)
-        assert one.content_hash == entry.locked_hash
+        assert one.content_hash == entry.locked_hash == one.details["locked_hash"]
         assert (one.origin, one.source, one.origin_source) == (
             entry.origin,
             entry.upstream,

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+import gc
+import json
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flask_artifact_cache.errors import (
     AmbiguousIdError,
@@ -12,7 +18,7 @@ from flask_artifact_cache.errors import (
     RootUnavailableError,
 )
 from flask_artifact_cache.files import manager
-from flask_artifact_cache.files.artifact import uid
+from flask_artifact_cache.files.artifact import TYPES, uid
 from flask_artifact_cache.files.manager import ArtifactManager, CollectionManager
 
 
@@ -194,3 +200,90 @@ def test_the_file_side_knows_neither_flask_nor_sqlalchemy() -> None:
     assert len(modules) > 8
     for module in modules:
         assert not re.search(r"(?mi)^\s*(?:from|import) (?:flask|sqlalchemy)", module.read_text())
+
+
+def test_the_garbage_collector_is_as_it_was_after_a_scan(root) -> None:
+    root.manager().scan()
+    assert gc.isenabled()
+    with pytest.raises(RootUnavailableError):
+        ArtifactManager(root.path / "gone").scan()
+    assert gc.isenabled()
+
+
+NAMES = st.sampled_from(
+    [
+        "skills",
+        "commands",
+        "agents",
+        "hooks",
+        "docs",
+        ".claude",
+        ".claude-plugin",
+        "a",
+        "x\n",
+        "\udcff",
+    ]
+)
+FILES = st.sampled_from(
+    [
+        "SKILL.md",
+        "skill.md",
+        "x.md",
+        "b.agent.md",
+        "AGENT.md",
+        "README.md",
+        "hooks.json",
+        ".mcp.json",
+        "plugin.json",
+        "marketplace.json",
+        "settings.json",
+        "collection.toml",
+        "collection.lock",
+    ]
+)
+TEXTS = st.sampled_from(
+    [
+        b"",
+        b"text",
+        b"\x00\xff",
+        b"---\nname: x\ndescription: y\nmodel: z\n---\n",
+        b"---\n- x\n---\n",
+        b"{",
+        b"[]",
+        b'{"name": "p", "agents": ["./x.md", "../x.md", "./a"], "hooks": {"Stop": [{}]}}',
+        b'{"mcpServers": {"s": {"command": "c"}}, "hooks": "./hooks.json", "commands": "."}',
+        b'{"plugins": [{"name": "q", "source": "./a"}, {"name": "r", "source": "."}]}',
+        b'[[artifacts]]\nname = "n"\ntype = "hook"\npath = "a"\n[[mcp_servers]]\nname = "m"\n',
+        b'[[artifacts]]\nname = "n"\ntype = "skill"\npath = "skills"\n',
+    ]
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.dictionaries(
+        st.tuples(st.lists(NAMES, max_size=4), FILES).map(
+            lambda parts: "/".join([*parts[0], parts[1]])
+        ),
+        TEXTS,
+        max_size=12,
+    )
+)
+def test_whatever_lies_there_is_listed_once_and_can_be_stored(root, files) -> None:
+    with TemporaryDirectory(dir=root.path) as folder:
+        for path, text in files.items():
+            target = Path(folder, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(text)
+
+        collection = ArtifactManager(folder)
+        found = collection.list()
+
+        assert len({(one.type, one.path) for one in found}) == len(found)
+        assert len(found) == len(collection.scan().places)
+        for one in found:
+            assert one.type in TYPES
+            assert one.name
+            json.dumps(dataclasses.asdict(one), ensure_ascii=False, allow_nan=False).encode()
