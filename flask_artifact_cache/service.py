@@ -194,16 +194,16 @@ class ArtifactCacheService:
     ) -> Body:
         """What ``make`` gives as data, end of validity and next cursor; kept while it holds."""
         now = self._clock()
-        with self._read() as connection:
-            one = self._head(connection, collection_id)
+        one = self._head(collection_id)
 
-            def fresh() -> Body:
+        def fresh() -> Body:
+            with self._read() as connection:
                 at = queries.moment(connection, one, now, self.settings.ttl)
                 data, expires_at, next_cursor = make(connection, one, at)
-                tag = etag(collection_id, key, one.revision, one.verified_at, expires_at)
-                return Body(data, tag, expires_at, next_cursor)
+            tag = etag(collection_id, key, one.revision, one.verified_at, expires_at)
+            return Body(data, tag, expires_at, next_cursor)
 
-            return self._bodies.get((collection_id, key), one.revision, now, fresh)
+        return self._bodies.get((collection_id, key), one.revision, now, fresh)
 
     def _count(self, connection: Connection, one: Head, filters: Filters, at: Moment) -> int:
         def make() -> Body:
@@ -212,8 +212,15 @@ class ArtifactCacheService:
 
         return int(self._bodies.get((one.id, filters), one.revision, at.now, make).data)
 
-    def _head(self, connection: Connection, collection_id: str) -> Head:
-        one = queries.head(connection, collection_id) if "\0" not in collection_id else None
+    def _head(self, collection_id: str) -> Head:
+        engine = self._engine()
+        if "\0" in collection_id:  # PostgreSQL refuses it
+            one = None
+        elif engine is not None:
+            one = queries.quick_head(engine, collection_id)
+        else:
+            with self._read() as connection:
+                one = queries.head(connection, collection_id)
         if one is not None and one.revision:
             return one
         if one is None and collection_id not in self.collections.ids():
@@ -225,15 +232,23 @@ class ArtifactCacheService:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        engine = engine_of(self._db)
-        if isinstance(engine, Engine) and not isinstance(engine.pool, StaticPool):
-            # 30 us less than by way of the session, a fifteenth of a whole answer.
-            with engine.connect() as connection:
-                yield connection
-        else:
-            # A test's connection in place of the engine, or the one of a database in memory:
-            # closing it would roll back what the host has not committed.
+        engine = self._engine()
+        if engine is None:
             yield self._db.session.connection(bind_arguments={"mapper": Artifact.__mapper__})
+            return
+        # 30 us less than by way of the session, a tenth of a whole answer.
+        with engine.connect() as connection:
+            yield connection
+
+    def _engine(self) -> Engine | None:
+        """The host's engine; None where only its session may be used.
+
+        That is a test's connection in place of the engine, or a database in memory, which is a
+        single connection: closing it would roll back what the host has not committed.
+        """
+        engine = engine_of(self._db)
+        usable = isinstance(engine, Engine) and not isinstance(engine.pool, StaticPool)
+        return engine if usable else None
 
 
 def populate_artifact_metadata(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -21,8 +20,6 @@ from . import problems, schemas
 ENDPOINT = "artifact_cache"
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE")
 
-_AFTER = re.compile(r"(?:^|&)after=[^&]*")
-
 Authorize = Callable[[str, "str | None"], bool]
 
 
@@ -39,11 +36,8 @@ def artifacts(collection_id: str) -> ResponseReturnValue:
     made = _service().listing(collection_id, listing)
     response = _send(made)
     if made.next_cursor is not None and response.status_code == 200:
-        kept = _AFTER.sub("", request.query_string.decode("ascii", "replace"))
-        query = "&".join(part for part in (kept, f"after={made.next_cursor}") if part)
-        # Quoted again, since a raw quotation mark or bracket would end the link.
         address = quote(f"{request.script_root}{request.path}", safe="/:@!$&'()*+,;=-._~")
-        query = quote(query, safe="%/:@!$&'()*+,;=-._~?")
+        query = schemas.next_page(request.query_string, made.next_cursor)
         response.headers["Link"] = f'<{address}?{query}>; rel="next"'
     return response
 

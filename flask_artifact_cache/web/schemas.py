@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, unquote
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
@@ -46,7 +48,7 @@ class ListingArgs(FilterArgs):
     """The query of a listing."""
 
     limit = fields.Integer(validate=validate.Range(1, 200), load_default=50)
-    after = fields.String(validate=validate.Length(max=2000), load_default=None)
+    after = fields.String()
     sort = fields.String(validate=validate.OneOf(queries.SORTS), load_default=None)
 
 
@@ -67,9 +69,8 @@ _SCHEMAS: Mapping[str, Schema] = {
 }
 
 
-@lru_cache(maxsize=1024)
 def query(schema: str, query_string: bytes) -> Mapping[str, Any]:
-    """The checked values of a query string; kept, since pages are asked for again and again.
+    """The checked values of a query string.
 
     :raises InvalidRequestError: naming every parameter that is wrong.
     """
@@ -101,13 +102,37 @@ def query(schema: str, query_string: bytes) -> Mapping[str, Any]:
     return loaded
 
 
-@lru_cache(maxsize=1024)
 def listing(query_string: bytes) -> queries.Listing:
-    """The page that a query string asks for."""
+    """The page that a query string asks for.
+
+    :raises InvalidRequestError: naming every parameter that is wrong.
+    """
+    cursors = _AFTER.findall(query_string)
+    if not cursors:
+        return _first_page(query_string)
+    first = _first_page(_AFTER.sub(b"", query_string))
+    if len(cursors) > 1:
+        raise InvalidRequestError("'after' may be given once", [("after", "may be given once")])
+    return replace(first, after=unquote(cursors[0].decode("ascii", "replace")))
+
+
+def next_page(query_string: bytes, cursor: str) -> str:
+    """The query string of the page after, safe within the angle brackets of a ``Link``."""
+    kept = _AFTER.sub(b"", query_string).lstrip(b"&").decode("latin-1")
+    query = f"{kept}&after={cursor}" if kept else f"after={cursor}"
+    return quote(query, safe="%/:@!$&'()*+,;=-._~?")
+
+
+# Every page has another cursor, and the same of everything else.
+_AFTER = re.compile(rb"(?:^|&)after=([^&]*)")
+
+
+@lru_cache(maxsize=1024)
+def _first_page(query_string: bytes) -> queries.Listing:
     values = query("listing", query_string)
     filters = queries.Filters.of(values, values["q"])
     sort = values["sort"] or ("relevance" if filters.words else "name")
-    return queries.Listing(filters, sort, values["limit"], values["after"])
+    return queries.Listing(filters, sort, values["limit"], values.get("after"))
 
 
 def _flat(messages: Any) -> list[str]:
