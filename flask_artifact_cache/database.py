@@ -8,6 +8,7 @@ wants it, ownership of the tables.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def migrations_directory() -> Path:
 
 def alembic_config(connection: Connection | None = None) -> Config:
     """An Alembic configuration made in memory, so the host's own is never read."""
-    config = Config()
+    config = Config(stdout=sys.stdout)
     config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config

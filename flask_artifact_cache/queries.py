@@ -152,9 +152,14 @@ def quick_head(engine: Engine, collection_id: str) -> Head | None:
     """
     statement, by_position = _head_statement(engine.dialect)
     parameters: Any = (collection_id,) if by_position else {"collection_id": collection_id}
-    with closing(engine.raw_connection()) as raw, closing(raw.cursor()) as cursor:
-        cursor.execute(statement, parameters)
-        row = cursor.fetchone()
+    try:
+        with closing(engine.raw_connection()) as raw, closing(raw.cursor()) as cursor:
+            cursor.execute(statement, parameters)
+            row = cursor.fetchone()
+    except engine.dialect.loaded_dbapi.Error:
+        # A missing table, a connection that was lost: SQLAlchemy knows what to make of it.
+        with engine.connect() as connection:
+            return head(connection, collection_id)
     if row is None:
         return None
     id_, revision, artifact_count, gathers, verified_at, path_available = row

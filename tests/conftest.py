@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,11 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_artifact_cache import ArtifactCache, ArtifactCacheService
 from flask_artifact_cache.refresh.run import Report
 
+# Real collections, which are no part of this repository.
+CORPORA = Path(
+    os.environ.get("ARTIFACT_CACHE_CORPORA")
+    or Path(__file__).resolve().parents[2] / "shared" / "corpora"
+)
 CI = os.environ.get("CI") == "true"
 SERVERS = {
     "postgresql": os.environ.get(
@@ -185,3 +191,28 @@ def temporary_database(kind: str) -> Iterator[str]:
         force = " WITH (FORCE)" if kind == "postgresql" else ""
         connection.exec_driver_sql(f"DROP DATABASE {name}{force}")
     server.dispose()
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder with the archives of real collections."""
+    if not CORPORA.is_dir():
+        text = f"There are no collections to test with in {CORPORA}."
+        if CI:
+            pytest.fail(text)
+        pytest.skip(text)
+    return CORPORA
+
+
+@pytest.fixture(scope="session")
+def unpacked(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Unpacks an archive once and tells its folder."""
+    folder = tmp_path_factory.mktemp("corpora")
+
+    def unpack(name: str) -> Path:
+        if not (folder / name).exists():
+            with tarfile.open(corpora / f"{name}.tar.gz") as archive:
+                archive.extractall(folder, filter="data")
+        return folder / name
+
+    return unpack

@@ -125,7 +125,7 @@ def outside(module):
             seen.add(one)
             waiting += GRAPH[one]
     names = {name for one in seen for name in imports(one, MODULES[one])}
-    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {NAME}
+    return {name.partition(".")[0] for name in names} - {*sys.stdlib_module_names, "tomllib", NAME}
 
 
 @pytest.mark.parametrize(

@@ -350,7 +350,7 @@ def test_no_query_is_an_error(client, text):
 def test_paging_neither_skips_nor_repeats_while_rows_come_and_go(
     make_app, sqlite_url, collection, populate, clock, sort
 ):
-    random_ = random.Random(sort)  # noqa: S311
+    random_ = random.Random(sort)
     for number in range(600):
         words = random_.choice(["Reads tables.", "Draws tables.", "Other."])
         collection.skill(f"skill-{random_.randrange(10**6)}-{number}", words)
@@ -360,7 +360,7 @@ def test_paging_neither_skips_nor_repeats_while_rows_come_and_go(
     query = "&q=table" if sort == "relevance" else ""
     everything = {item["uid"] for item in walk(client, f"{LIST}?limit=200&sort={sort}{query}")}
     folders = sorted((collection.root / "skills").iterdir())
-    throughout, seen = set(everything), []
+    throughout = set(everything)
 
     def disturb(_):
         for _ in range(2):
@@ -372,8 +372,8 @@ def test_paging_neither_skips_nor_repeats_while_rows_come_and_go(
         clock.pass_(seconds=1)
         populate(app)
 
-    for item in walk(client, f"{LIST}?limit=40&sort={sort}{query}", disturb):
-        seen.append(item["uid"])
+    pages = walk(client, f"{LIST}?limit=40&sort={sort}{query}", disturb)
+    seen = [item["uid"] for item in pages]
 
     assert len(seen) == len(set(seen))
     assert throughout <= set(seen)

@@ -201,7 +201,7 @@ def definition(host):
             )
             # In which order a table declares its constraints makes no difference.
             return sorted((*row[:2], sorted(re.split(r"[,()\s]+", row[2] or ""))) for row in rows)
-        if connection.dialect.name == "mysql":
+        if connection.dialect.name in ("mysql", "mariadb"):
             shown = [connection.exec_driver_sql(f"SHOW CREATE TABLE {name}") for name in names]
             return [sorted(one.one()[1].replace(",\n", "\n").splitlines()) for one in shown]
         statements = (
@@ -225,7 +225,7 @@ def test_an_upgrade_makes_what_the_models_say(make_host):
     assert host.upgrade_ours() == "The tables are at 0001; the newest is 0001.\n"
 
     assert host.ours() >= OURS
-    host.flask("artifact-cache", "db", "check")
+    assert "No new upgrade operations" in host.flask("artifact-cache", "db", "check")
     assert "at 0001" in host.flask("artifact-cache", "db", "current")
 
 
@@ -367,6 +367,42 @@ def test_who_cannot_wait_longer_is_told_so(make_host):
 
         with database.migrating(engine, wait_s=0):
             pass
+
+
+def enforce_foreign_keys(engine):
+    sa.event.listen(engine, "connect", lambda driver, _: driver.execute("PRAGMA foreign_keys=ON"))
+
+
+def begin_explicitly(engine):
+    """SQLAlchemy's recipe for savepoints on SQLite."""
+    sa.event.listen(engine, "connect", lambda driver, _: setattr(driver, "isolation_level", None))
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+
+
+@only_sqlite
+@pytest.mark.parametrize(
+    ("prepare", "options"),
+    [
+        (enforce_foreign_keys, {}),
+        (begin_explicitly, {}),
+        (lambda engine: None, {"isolation_level": "AUTOCOMMIT"}),
+    ],
+    ids=["foreign keys", "explicit begin", "autocommit"],
+)
+def test_a_host_may_use_sqlite_in_its_own_way(make_host, sample, populate, prepare, options):
+    host = make_host(collections={"work": sample.root}, SQLALCHEMY_ENGINE_OPTIONS=options)
+    with host.app.app_context():
+        prepare(host.db.engine)
+
+    for _ in range(2):
+        host.upgrade_ours()
+        host.flask("artifact-cache", "db", "check")
+        assert populate(host.app).created == 6
+        host.flask("artifact-cache", "db", "downgrade", "base")
+        host.create_all()
+        assert populate(host.app).created == 6
+        host.drop_all()
+        assert host.tables() == set()
 
 
 @only_sqlite
@@ -512,7 +548,6 @@ def test_host_first_then_cache(make_host, migrate):
 
     assert host.migrate() is None
     host.flask("db", "upgrade")
-    make_host(migrate=migrate).flask("db", "check")
     host.flask("artifact-cache", "db", "check")
     assert host.execute("SELECT text FROM note") == [("kept",)]
 
@@ -590,8 +625,11 @@ def test_a_host_with_an_env_py_of_its_own_passes_our_filter(make_host):
     host.upgrade_ours()
     host.init()
     env = host.folder / "env.py"
-    own = env.read_text().replace("**conf_args", "include_name=host_include_name(target_db)")
-    env.write_text(f"from flask_artifact_cache.database import host_include_name\n{own}")
+    arguments = "include_name=host_include_name(target_db)"
+    own = env.read_text().replace("**conf_args", arguments)
+    line = "from alembic import context\n"
+    ours = "from flask_artifact_cache.database import host_include_name\n"
+    env.write_text(own.replace(line, line + ours))
 
     assert TABLE_PREFIX not in host.change()
 
@@ -681,7 +719,6 @@ def test_flask_migrate_can_apply_ours(make_host):
     host.flask("db", "upgrade", *ours)
 
     host.flask("artifact-cache", "db", "check")
-    host.flask("db", "check", *ours)
     assert "alembic_version" not in host.tables()
     host.flask("db", "downgrade", *ours, "base")
     assert host.tables() == set()

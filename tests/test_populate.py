@@ -372,3 +372,53 @@ def test_migrating_twice_changes_nothing(make_app, sqlite_url, sample, private):
 
     in_default = sa.select(sa.func.count()).where(CollectionArtifact.collection_id == "default")
     assert scalar(app, in_default) == 8
+
+
+def test_a_manifest_that_breaks_takes_nothing_from_what_it_named(
+    make_app, sqlite_url, collection, populate, clock
+):
+    collection.skill("pdf", "Reads PDF files.")
+    manifest = collection.write(
+        "collection.toml",
+        """
+        [collection]
+        name = "default"
+        version = "1.0.0"
+        created = "2026-01-01T00:00:00"
+        updated = "2026-01-01T00:00:00"
+
+        [[artifacts]]
+        name = "pdf"
+        type = "skill"
+        path = "skills/pdf"
+        origin = "github"
+        upstream = "https://github.com/example/skills/tree/main/pdf"
+        added = "2026-01-01T00:00:00"
+
+        [[mcp_servers]]
+        name = "search"
+        repo = "example/search"
+        """,
+    )
+    collection.write(".mcp.json", '{"mcpServers": {"files": {"command": "files"}}}')
+    app = make_app(sqlite_url, {"work": collection.root}, clock=clock)
+    assert populate(app).created == 3
+    clock.pass_(hours=1)
+    whole = manifest.read_text()
+    manifest.write_text(whole + "\n[[artifacts")
+    collection.write(".mcp.json", '{"mcpServers"')
+
+    report = populate(app)
+
+    assert (report.removed, report.withheld, report.outcome) == (0, 0, "partial")
+    assert {error["code"] for error in report.errors} >= {"E_TOML", "E_JSON"}
+    stored = {row.name: row for (row,) in rows(app, sa.select(Artifact))}
+    assert set(stored) >= {"pdf", "search", "files"}
+    assert stored["pdf"].origin == "github"
+    items = app.test_client().get("/api/v1/user-collections/work/artifacts").json["items"]
+    states = {item["name"]: item["state"] for item in items}
+    assert set(states.values()) == {"stale"}  # nobody can tell what the manifests say now
+
+    manifest.write_text(whole)
+    collection.write(".mcp.json", '{"mcpServers": {}}')
+    assert populate(app).removed == 1

@@ -11,7 +11,11 @@ from flask_artifact_cache import ArtifactManager
 from flask_artifact_cache.models import Artifact
 
 API = "/api/v1/user-collections"
-CONFIGURED = {"wshobson__commands": {"types": {"tools": "command", "workflows": "command"}}}
+# Folders that no rule can know; without them 56 commands stay unfound.
+CONFIGURED = {
+    "wshobson__commands": {"types": {"tools": "command", "workflows": "command"}},
+    "VoltAgent__awesome-claude-code-subagents": {"types": {"tools": "command"}},
+}
 
 
 @pytest.fixture(scope="session")

@@ -210,6 +210,9 @@ def _from_text(place: Place, head: bytes, content: _Content) -> Artifact:
         body="" if described else found.body,
     )
     warnings = found.problems
+    if place.type == "command":
+        # Four in ten commands have none, and none is asked for.
+        warnings = tuple(one for one in warnings if one.code != "W_NO_FRONTMATTER")
     if place.type == "skill" and not place.file.endswith("SKILL.md"):
         problem = Problem("W_FILE_NAME_CASE", "the file is not called SKILL.md")
         warnings = (*warnings, problem)

@@ -145,23 +145,34 @@ class _Run:
 
         seen: set[str] = set()
         waiting: list[Change] = []
+        unchanged: list[int] = []
+        doubtful = 0
         renewed = time.monotonic()
         for places in store.batches(scan.places):
-            changes = self._compare(places)
+            changes = self._compare(scan, places)
             seen.update(change.record.uid for change in changes)
+            doubtful += sum(1 for change in changes if change.uncertain)
+            unchanged += [
+                change.stored.id
+                for change in changes
+                if change.kind == UNCHANGED and change.stored is not None and not change.uncertain
+            ]
             if first and not self.report.dry_run:
                 with self.transactions.write() as connection:
                     self.renew(connection)
                     store.apply(connection, collection_id, changes, self.now)
             else:
-                waiting += [change for change in changes if self._matters(change, scan.complete)]
+                waiting += [change for change in changes if self._matters(change)]
                 if time.monotonic() - renewed > RENEW_S and not self.report.dry_run:
                     with self.transactions.write() as connection:
                         self.renew(connection)
                     renewed = time.monotonic()
             progress(min(len(seen), len(scan.places)), len(scan.places))
 
-        gone = [row for row in known if row[1] not in seen] if scan.complete else []
+        absent = [row for row in known if row[1] not in seen]
+        # A folder that cannot be listed and a manifest that cannot be read hide artifacts.
+        gone = [row for row in absent if not scan.is_uncertain(row[2])]
+        settled = scan.complete and not doubtful and len(gone) == len(absent)
         emptied = bool(known) and scan.is_empty
         if len(gone) > confirmed and (
             emptied or is_mass_loss(len(gone), len(known), self.mass_loss_percent)
@@ -173,14 +184,16 @@ class _Run:
             return
         with self.transactions.write() as connection:
             self.renew(connection)
-            store.apply(connection, collection_id, waiting, self.now, each_row=not scan.complete)
+            store.apply(connection, collection_id, waiting, self.now)
+            if not settled:
+                store.verify(connection, unchanged, self.now)
             ids = [row[0] for row in gone]
             if not self.report.withheld:
                 store.remove(connection, ids)
             elif not emptied:
                 # An empty folder is more likely a missing mount than a deletion of everything.
                 store.mark_missing(connection, ids)
-            verified = {"verified_at": self.now} if scan.complete and not emptied else {}
+            verified = {"verified_at": self.now} if settled and not emptied else {}
             store.publish(
                 connection,
                 collection_id,
@@ -219,7 +232,7 @@ class _Run:
         self.report.errors += [as_dict(one) for one in scan.problems if one.code.startswith("E_")]
         return scan
 
-    def _compare(self, places: list[Place]) -> list[Change]:
+    def _compare(self, scan: Scan, places: list[Place]) -> list[Change]:
         """Read a batch of artifacts and hold them against their rows."""
         collection_id = self.report.collection_id
         records = {}
@@ -231,7 +244,10 @@ class _Run:
             records[one.uid] = one
         with self.transactions.read() as connection:
             rows = store.stored(connection, list(records))
-        changes = [compare(one, rows.get(one.uid)) for one in records.values()]
+        changes = [
+            compare(one, rows.get(one.uid), scan.is_uncertain(one.columns["path"]))
+            for one in records.values()
+        ]
         self._count(changes)
         return changes
 
@@ -247,11 +263,9 @@ class _Run:
                 report.quarantined += 1
                 report.errors.append(as_dict(change.record.error))
 
-    def _matters(self, change: Change, complete: bool) -> bool:
-        """Whether a row has to be written; a complete run says "verified" once for all."""
-        if change.kind != UNCHANGED or not complete:
-            return True
-        return change.was != change.condition
+    def _matters(self, change: Change) -> bool:
+        """Whether a row has to be written; that it was verified is said once for all."""
+        return change.kind != UNCHANGED or change.was != change.condition
 
     def _confirmed(self, connection: Connection, confirm: str | None) -> int:
         """How many removals the caller has seen and agreed to."""

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 
-from ..freshness import MISSING
+from ..freshness import CONDITIONS, MISSING
 from ..models import Artifact, Collection, CollectionArtifact, Facet, RefreshRun, SearchText
-from .changes import CREATED, UNCHANGED, Change, Stored
+from .changes import CREATED, UNCHANGED, UPDATED, Change, Stored
 from .records import as_dict
 
 # Rows per statement: a list of ids stays far below every database's limit of parameters.
@@ -62,23 +62,30 @@ def known(connection: Connection, collection_id: str) -> list[tuple[int, str, st
 
 
 def apply(
-    connection: Connection,
-    collection_id: str,
-    changes: Iterable[Change],
-    now: datetime,
-    *,
-    each_row: bool = False,
+    connection: Connection, collection_id: str, changes: Iterable[Change], now: datetime
 ) -> None:
-    """Write what has changed, and that it was verified.
+    """Write what has changed.
 
-    :param each_row: write the time of unchanged rows, too; otherwise that of the collection
-        has to say it for all of them.
+    Rows that have not are left alone, but for a condition that no longer holds.
     """
     members = [collection_id, *gathering(connection, except_=collection_id)]
     for batch in batches(changes):
         _create(connection, members, [c for c in batch if c.kind == CREATED], now)
-        _update(connection, members, [c for c in batch if c.kind not in (CREATED, UNCHANGED)], now)
-        _verify(connection, [c for c in batch if c.kind == UNCHANGED], now, each_row)
+        _update(connection, members, [c for c in batch if c.kind == UPDATED], now)
+        for condition in CONDITIONS:
+            back = [
+                _id(c) for c in batch if c.kind == UNCHANGED and c.condition == condition != c.was
+            ]
+            verify(connection, back, now, condition)
+
+
+def verify(
+    connection: Connection, ids: Sequence[int], now: datetime, condition: str | None = None
+) -> None:
+    """Note in each of these rows that it was compared with its file."""
+    values = {"synced_at": now} if condition is None else {"synced_at": now, "condition": condition}
+    for batch in batches(ids):
+        connection.execute(update(Artifact).where(Artifact.id.in_(batch)).values(**values))
 
 
 def gathering(connection: Connection, except_: str) -> list[str]:
@@ -279,21 +286,6 @@ def _update(
             for row in (_search_row(*row) for row in rows)
         ],
     )
-
-
-def _verify(connection: Connection, changes: list[Change], now: datetime, each_row: bool) -> None:
-    for condition in {change.condition for change in changes}:
-        ids = [
-            _id(change)
-            for change in changes
-            if change.condition == condition and (each_row or change.was != condition)
-        ]
-        if ids:
-            connection.execute(
-                update(Artifact)
-                .where(Artifact.id.in_(ids))
-                .values(condition=condition, synced_at=now)
-            )
 
 
 def _insert_facets(

@@ -1,12 +1,11 @@
-"""Folders on disk: an empty root that a test writes to, and real collections unpacked once."""
+"""An empty root on disk that a test writes to."""
 
 from __future__ import annotations
 
 import json
 import os
-import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,6 @@ import pytest
 
 from flask_artifact_cache.files.artifact import Artifact
 from flask_artifact_cache.files.manager import ArtifactManager
-
-CORPORA = Path(
-    os.environ.get("ARTIFACT_CACHE_CORPORA")
-    or Path(__file__).resolve().parents[3] / "shared" / "corpora"
-)
 
 
 class Root:
@@ -93,28 +87,3 @@ def root() -> Iterator[Root]:
         path = Path(above) / "collection"
         path.mkdir()
         yield Root(path)
-
-
-@pytest.fixture(scope="session")
-def corpora() -> Path:
-    """The folder with the archives of real collections."""
-    if not CORPORA.is_dir():
-        text = f"There are no collections to test with in {CORPORA}."
-        if os.environ.get("CI") == "true":
-            pytest.fail(text)
-        pytest.skip(text)
-    return CORPORA
-
-
-@pytest.fixture(scope="session")
-def unpacked(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Unpacks an archive once and tells its folder."""
-    folder = tmp_path_factory.mktemp("corpora")
-
-    def unpack(name: str) -> Path:
-        if not (folder / name).exists():
-            with tarfile.open(corpora / f"{name}.tar.gz") as archive:
-                archive.extractall(folder, filter="data")
-        return folder / name
-
-    return unpack
