@@ -139,7 +139,9 @@ _TSVECTOR = (
 # (fts5.html, section 4.4.3). The words are folded already, hence the plainest tokenizer.
 _CREATE_FTS = (
     f"CREATE VIRTUAL TABLE {FTS_TABLE} USING fts5(name, tags, description,"
-    " content='artifact_cache_search', content_rowid='artifact_id', tokenize='ascii')",
+    " content='artifact_cache_search', content_rowid='artifact_id', tokenize='ascii',"
+    # Which column holds a word, but not where: nobody asks for phrases.
+    " detail='column')",
     "CREATE TRIGGER artifact_cache_search_insert AFTER INSERT ON artifact_cache_search BEGIN"
     f" INSERT INTO {FTS_TABLE}(rowid, name, tags, description)"
     " VALUES (new.artifact_id, new.name, new.tags, new.description); END",

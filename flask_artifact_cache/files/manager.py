@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import builtins
-import gc
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ..errors import AmbiguousIdError, ConfigurationError, NotFoundError, Vanish
 from . import artifact, layouts
 from .artifact import TYPES, Artifact
 from .frontmatter import READ_LIMIT
+from .garbage import uncollected
 from .layouts import Discovery, Place
 from .manifest import Manifests
 from .problems import Problem
@@ -55,22 +55,6 @@ class Scan:
         return digest(self.tree)
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from running.
-
-    A scan makes many objects and no cycles. In a process with 200,000 other objects the
-    collector would look through all of them several times, which takes longer than the scan.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 class ArtifactManager:
     """The artifacts in the files of one collection; never changes one.
 
@@ -105,7 +89,7 @@ class ArtifactManager:
 
         :raises RootUnavailableError: if the root cannot be read now.
         """
-        with _uncollected():
+        with uncollected():
             return walk(self.root, exclude=self._exclude)
 
     def scan(self, tree: Tree | None = None) -> Scan:
@@ -120,7 +104,7 @@ class ArtifactManager:
             # What the walk saw saves a look at where the file is.
             return self._files.read(path, limit, seen.file(path))
 
-        with _uncollected():
+        with uncollected():
             found = layouts.discover(seen, read, types=self._types, manifests=self._manifests)
         problems = (*seen.problems, *found.problems)
         return Scan(found.places, problems, seen.complete, seen, found)

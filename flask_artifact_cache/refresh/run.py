@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from ..errors import InvalidRequestError, MassLossError, RootUnavailableError, VanishedError
+from ..files.garbage import uncollected
 from ..files.layouts import Place
 from ..files.manager import ArtifactManager, Scan
 from ..models import Collection, RefreshRun
@@ -158,7 +159,7 @@ class _Run:
                 if change.kind == UNCHANGED and change.stored is not None and not change.uncertain
             ]
             if first and not self.report.dry_run:
-                with self.transactions.write() as connection:
+                with uncollected(), self.transactions.write() as connection:
                     self.renew(connection)
                     store.apply(connection, collection_id, changes, self.now)
             else:
@@ -236,12 +237,11 @@ class _Run:
         """Read a batch of artifacts and hold them against their rows."""
         collection_id = self.report.collection_id
         records = {}
-        for place in places:
-            try:
-                one = record(collection_id, self.manager.read(place))
-            except VanishedError:
-                continue
-            records[one.uid] = one
+        with uncollected():
+            for place in places:
+                with suppress(VanishedError):
+                    one = record(collection_id, self.manager.read(place))
+                    records[one.uid] = one
         with self.transactions.read() as connection:
             rows = store.stored(connection, list(records))
         changes = [
