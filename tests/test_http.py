@@ -55,7 +55,7 @@ def test_the_watch_sees_what_it_watches_for(sample, monkeypatch):
     with pytest.raises(AssertionError), no_file_touched(sample.root, monkeypatch):
         os.scandir(sample.root).close()
     with pytest.raises(AssertionError), no_file_touched(sample.root, monkeypatch):
-        (sample.root / ".mcp.json").exists()
+        os.path.exists(sample.root / ".mcp.json")  # noqa: PTH110 - Path kept os.stat until 3.11
 
 
 def test_reads_touch_no_artifact_file(app, client, sample, monkeypatch):
