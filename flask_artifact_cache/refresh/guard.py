@@ -1,14 +1,73 @@
-"""When a removal is not to be believed; pure."""
+"""When a removal is not to be believed; pure.
+
+A moved folder, a half-finished checkout, an empty mount point and a broken manifest all look
+like a deletion.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 # Below this many, people do delete on purpose.
 ALWAYS_ALLOWED = 10
 
 
-def is_mass_loss(gone: int, known: int, percent: float) -> bool:
-    """Whether losing ``gone`` of ``known`` artifacts at once needs a confirmation.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A row of a collection, as far as its absence is judged."""
 
-    A moved folder, a half-finished checkout and an empty mount point all look like a deletion.
+    id: int
+    uid: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What is no longer on the disk.
+
+    :ivar gone: the ids of the rows whose artifacts are not there any more.
+    :ivar hidden: how many rows nothing can be said of.
+    :ivar withheld: whether the removal waits for a confirmation.
+    :ivar emptied: whether the folder is empty all of a sudden, which is more likely a missing
+        mount than a deletion of everything.
     """
+
+    gone: list[int]
+    hidden: int
+    withheld: bool
+    emptied: bool
+
+
+def losses(
+    known: Sequence[Known],
+    seen: Collection[str],
+    *,
+    is_uncertain: Callable[[str], bool],
+    is_empty: bool,
+    percent: float,
+    confirmed: int,
+) -> Losses:
+    """Judge what was known and is not seen any more.
+
+    :param seen: the uids of the artifacts on the disk.
+    :param is_uncertain: whether nothing follows from the absence of a path.
+    :param is_empty: whether the folder holds no file at all.
+    :param percent: of the known artifacts; losing more at once needs a confirmation.
+    :param confirmed: how many removals somebody has seen and agreed to.
+    """
+    absent = [row for row in known if row.uid not in seen]
+    gone = [row.id for row in absent if not is_uncertain(row.path)]
+    emptied = is_empty and bool(gone)
+    unbelievable = emptied or is_mass_loss(len(gone), len(known), percent)
+    return Losses(
+        gone=gone,
+        hidden=len(absent) - len(gone),
+        withheld=unbelievable and len(gone) > confirmed,
+        emptied=emptied and len(gone) > confirmed,
+    )
+
+
+def is_mass_loss(gone: int, known: int, percent: float) -> bool:
+    """Whether losing ``gone`` of ``known`` artifacts at once needs a confirmation."""
     return gone > ALWAYS_ALLOWED and gone * 100 > known * percent

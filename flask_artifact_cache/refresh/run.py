@@ -21,7 +21,7 @@ from ..models import Collection, RefreshRun
 from . import lease as leases
 from . import store
 from .changes import CREATED, UNCHANGED, UPDATED, Change, compare
-from .guard import is_mass_loss
+from .guard import Losses, losses
 from .records import FIELDS, as_dict, record
 from .transactions import Transactions
 
@@ -126,6 +126,32 @@ def populate(
 
 
 @dataclass(slots=True)
+class _Found:
+    """What reading the artifacts of a scan brought.
+
+    :ivar seen: the uids of all of them.
+    :ivar waiting: what has to be written.
+    :ivar unchanged: the ids of rows that agree with their files.
+    :ivar uncertain: how many artifacts a manifest may say more about that cannot be read.
+    """
+
+    seen: set[str] = field(default_factory=set)
+    waiting: list[Change] = field(default_factory=list)
+    unchanged: list[int] = field(default_factory=list)
+    uncertain: int = 0
+
+    def add(self, changes: list[Change]) -> None:
+        """Sort a batch."""
+        for change in changes:
+            self.seen.add(change.record.uid)
+            self.uncertain += change.uncertain
+            if change.kind != UNCHANGED or change.was != change.condition:
+                self.waiting.append(change)
+            if change.kind == UNCHANGED and change.stored is not None and not change.uncertain:
+                self.unchanged.append(change.stored.id)
+
+
+@dataclass(slots=True)
 class _Run:
     transactions: Transactions
     manager: ArtifactManager
@@ -135,6 +161,7 @@ class _Run:
     mass_loss_percent: float
 
     def populate(self, confirm: str | None, progress: Progress) -> None:
+        """Read, judge, write; in this order, so that no transaction waits for a file."""
         collection_id = self.report.collection_id
         with self.transactions.read() as connection:
             first = not connection.scalar(
@@ -142,63 +169,70 @@ class _Run:
             )
             known = store.known(connection, collection_id)
             confirmed = self._confirmed(connection, confirm)
-        scan = self._scan()
+        scan = self.manager.scan()
+        self.report.errors += [as_dict(one) for one in scan.problems if one.code.startswith("E_")]
+        found = self._read(scan, first, progress)
+        lost = losses(
+            known,
+            found.seen,
+            is_uncertain=scan.is_uncertain,
+            is_empty=scan.is_empty,
+            percent=self.mass_loss_percent,
+            confirmed=confirmed,
+        )
+        self._judge(scan, lost)
+        if not self.report.dry_run:
+            self._write(scan, found, lost)
 
-        seen: set[str] = set()
-        waiting: list[Change] = []
-        unchanged: list[int] = []
-        doubtful = 0
+    def _read(self, scan: Scan, first: bool, progress: Progress) -> _Found:
+        """Read every artifact; write them at once if nobody can see them yet."""
+        found = _Found()
         renewed = time.monotonic()
         for places in store.batches(scan.places):
             changes = self._compare(scan, places)
-            seen.update(change.record.uid for change in changes)
-            doubtful += sum(1 for change in changes if change.uncertain)
-            unchanged += [
-                change.stored.id
-                for change in changes
-                if change.kind == UNCHANGED and change.stored is not None and not change.uncertain
-            ]
-            if first and not self.report.dry_run:
+            found.add(changes)
+            if self.report.dry_run:
+                pass
+            elif first:
                 with uncollected(), self.transactions.write() as connection:
                     self.renew(connection)
-                    store.apply(connection, collection_id, changes, self.now)
-            else:
-                waiting += [change for change in changes if self._matters(change)]
-                if time.monotonic() - renewed > RENEW_S and not self.report.dry_run:
-                    with self.transactions.write() as connection:
-                        self.renew(connection)
-                    renewed = time.monotonic()
-            progress(min(len(seen), len(scan.places)), len(scan.places))
+                    store.apply(connection, self.report.collection_id, changes, self.now)
+                found.waiting.clear()
+            elif time.monotonic() - renewed > RENEW_S:
+                with self.transactions.write() as connection:
+                    self.renew(connection)
+                renewed = time.monotonic()
+            progress(min(len(found.seen), len(scan.places)), len(scan.places))
+        return found
 
-        absent = [row for row in known if row[1] not in seen]
-        # A folder that cannot be listed and a manifest that cannot be read hide artifacts.
-        gone = [row for row in absent if not scan.is_uncertain(row[2])]
-        settled = scan.complete and not doubtful and len(gone) == len(absent)
-        emptied = bool(known) and scan.is_empty
-        if len(gone) > confirmed and (
-            emptied or is_mass_loss(len(gone), len(known), self.mass_loss_percent)
-        ):
-            self.report.withheld = len(gone)
-        self.report.removed = 0 if self.report.withheld else len(gone)
-        self._judge(scan)
-        if self.report.dry_run:
-            return
+    def _judge(self, scan: Scan, lost: Losses) -> None:
+        report = self.report
+        report.withheld = len(lost.gone) if lost.withheld else 0
+        report.removed = 0 if lost.withheld else len(lost.gone)
+        if lost.withheld:
+            report.outcome = "needs_confirmation"
+        elif report.errors or not scan.complete:
+            report.outcome = "partial"
+
+    def _write(self, scan: Scan, found: _Found, lost: Losses) -> None:
+        """Bring the rows in line, all at once for those who read them."""
+        collection_id = self.report.collection_id
+        # One timestamp of the collection verifies all of its rows, if all were.
+        settled = scan.complete and not (found.uncertain or lost.hidden or lost.emptied)
+        verified = {"verified_at": self.now} if settled else {}
         with self.transactions.write() as connection:
             self.renew(connection)
-            store.apply(connection, collection_id, waiting, self.now)
+            store.apply(connection, collection_id, found.waiting, self.now)
             if not settled:
-                store.verify(connection, unchanged, self.now)
-            ids = [row[0] for row in gone]
-            if not self.report.withheld:
-                store.remove(connection, ids)
-            elif not emptied:
-                # An empty folder is more likely a missing mount than a deletion of everything.
-                store.mark_missing(connection, ids)
-            verified = {"verified_at": self.now} if settled and not emptied else {}
+                store.verify(connection, found.unchanged, self.now)
+            if not lost.withheld:
+                store.remove(connection, lost.gone)
+            elif not lost.emptied:
+                store.mark_missing(connection, lost.gone)
             store.publish(
                 connection,
                 collection_id,
-                path_available=not emptied,
+                path_available=not lost.emptied,
                 problems=[as_dict(problem) for problem in scan.problems],
                 **verified,
             )
@@ -227,11 +261,6 @@ class _Run:
                 withheld=report.withheld,
                 errors=report.errors,
             )
-
-    def _scan(self) -> Scan:
-        scan = self.manager.scan()
-        self.report.errors += [as_dict(one) for one in scan.problems if one.code.startswith("E_")]
-        return scan
 
     def _compare(self, scan: Scan, places: list[Place]) -> list[Change]:
         """Read a batch of artifacts and hold them against their rows."""
@@ -263,10 +292,6 @@ class _Run:
                 report.quarantined += 1
                 report.errors.append(as_dict(change.record.error))
 
-    def _matters(self, change: Change) -> bool:
-        """Whether a row has to be written; that it was verified is said once for all."""
-        return change.kind != UNCHANGED or change.was != change.condition
-
     def _confirmed(self, connection: Connection, confirm: str | None) -> int:
         """How many removals the caller has seen and agreed to."""
         if confirm is None:
@@ -282,12 +307,6 @@ class _Run:
             message = f"no run of '{self.report.collection_id}' waits for a confirmation by that id"
             raise InvalidRequestError(message, [("confirm", message)])
         return withheld
-
-    def _judge(self, scan: Scan) -> None:
-        if self.report.withheld:
-            self.report.outcome = "needs_confirmation"
-        elif self.report.errors or not scan.complete:
-            self.report.outcome = "partial"
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Table, bindparam, delete, func, insert, selec
 from ..freshness import CONDITIONS, MISSING
 from ..models import Artifact, Collection, CollectionArtifact, Facet, RefreshRun, SearchText
 from .changes import CREATED, UNCHANGED, UPDATED, Change, Stored
+from .guard import Known
 from .records import as_dict
 
 # Rows per statement: a list of ids stays far below every database's limit of parameters.
@@ -51,14 +52,14 @@ def stored(connection: Connection, uids: Sequence[str]) -> dict[str, Stored]:
     return {row.uid: Stored(*row) for row in rows}
 
 
-def known(connection: Connection, collection_id: str) -> list[tuple[int, str, str, str]]:
-    """``(id, uid, path, condition)`` of every artifact of the collection."""
+def known(connection: Connection, collection_id: str) -> list[Known]:
+    """Every row of the collection, as far as its absence from the disk is judged."""
     rows = connection.execute(
-        select(Artifact.id, Artifact.uid, Artifact.path, Artifact.condition).where(
+        select(Artifact.id, Artifact.uid, Artifact.path).where(
             Artifact.collection_id == collection_id
         )
     )
-    return [(row[0], row[1], row[2], row[3]) for row in rows]
+    return [Known(*row) for row in rows]
 
 
 def apply(
