@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from ..errors import VanishedError
@@ -216,7 +218,9 @@ def _from_text(place: Place, head: bytes, content: _Content) -> Artifact:
     if place.type == "skill" and not place.file.endswith("SKILL.md"):
         problem = Problem("W_FILE_NAME_CASE", "the file is not called SKILL.md")
         warnings = (*warnings, problem)
-    return _build(place, values, content, warnings, {"front_matter": _bounded(found.fields)})
+    repaired = any(one.code == "W_YAML_REPAIRED" for one in found.problems)
+    details = {"front_matter": _bounded(found.fields, cut=repaired)}
+    return _build(place, values, content, warnings, details)
 
 
 def _from_plugin(
@@ -270,6 +274,8 @@ def _from_hooks(
     elif not isinstance(value, list):
         raise UnreadableError(Problem("E_NOT_A_MAPPING", "the file holds no hooks"))
     found = servers.hooks(events)
+    if isinstance(described, str):
+        described = servers.prose(described)
     values = fields.normalise(
         "hook", {"description": described or ", ".join(found) or None}, fallback_name=place.name
     )
@@ -299,7 +305,7 @@ def _from_manifest(place: Place, entry: Server) -> Artifact:
     return replace(
         _build(place, values, _part({**kept, "env": list(entry.env)}), (), details),
         origin="github" if entry.repo else "local",
-        source=entry.repo,
+        source=entry.repo and servers.link(entry.repo),
         version_spec=entry.version,
         version=entry.resolved_version,
         resolved_sha=entry.resolved_sha,
@@ -335,7 +341,7 @@ def _build(
         tags=_union(values.tags, entry.tags) if entry.tags else values.tags,
         tools=copy.tools if values.tools is None else values.tools,
         model=values.model or copy.model,
-        source=entry.upstream,
+        source=entry.upstream and servers.link(entry.upstream),
         origin=entry.origin,
         origin_source=entry.origin_source,
         version_spec=entry.version_spec,
@@ -373,55 +379,113 @@ def _mapping(data: bytes) -> tuple[Mapping[str, Any], tuple[Problem, ...]]:
 
 
 def _plugin_details(value: Mapping[str, Any]) -> dict[str, object]:
-    """Leave out of a manifest what may hold secrets: servers, hooks, settings of programs."""
-    return {
-        key: _bounded(item)
-        for key, item in list(value.items())[:ITEM_LIMIT]
-        if not isinstance(item, Mapping) or key in ("author", "owner", "commands", "metadata")
-    }
+    """Keep what the documentation of manifests names, and nothing that configures a program."""
+    kept: dict[str, object] = {}
+    for key, item in value.items():
+        if key in _PLUGIN_PATHS:
+            kept[key] = [_bounded(path) for path in islice(plugins.named_paths(item), ITEM_LIMIT)]
+        elif key in _PLUGIN_TEXTS:
+            if isinstance(item, (bool, int, float)):
+                kept[key] = item
+            elif isinstance(item, list):
+                texts = (one for one in item[:ITEM_LIMIT] if isinstance(one, str))
+                kept[key] = [_plain(one) for one in texts]
+            elif isinstance(item, str):
+                kept[key] = _plain(item)
+        elif key in _PLUGIN_PARTS:
+            kept[key] = _parts(item, _PLUGIN_PARTS[key])
+    return kept
 
 
-def _bounded(value: object, depth: int = 0) -> object:
-    """Copy with bounds in every direction, and names only where there may be secrets."""
+_PLUGIN_PATHS = frozenset({"commands", "agents", "skills"})
+_PLUGIN_TEXTS = frozenset(
+    {"name", "displayName", "description", "version", "homepage", "license", "keywords", "tags"}
+    | {"category", "strict"}
+)
+_PERSON = frozenset({"name", "email", "url"})
+_ORIGIN = frozenset({"type", "source", "url", "repo", "path", "directory", "package", "ref", "sha"})
+_PLUGIN_PARTS = {"author": _PERSON, "owner": _PERSON, "repository": _ORIGIN, "source": _ORIGIN}
+
+
+def _parts(value: object, keys: Iterable[str]) -> object:
     if isinstance(value, str):
+        return _plain(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(value[key]) for key in sorted(keys) if isinstance(value.get(key), str)}
+    return None
+
+
+def _plain(text: str) -> object:
+    return _bounded(servers.link(text))
+
+
+def _bounded(value: object, depth: int = 0, *, cut: bool = False) -> object:
+    """Copy with bounds in every direction, and names only where there may be secrets.
+
+    :param cut: whether a text may hold what should have been parsed; it ends there.
+    """
+    if isinstance(value, str):
+        if cut:
+            match = _SPECIAL_TEXT.search(value)
+            value = value if match is None else value[: match.start()] + servers.HIDDEN
         return value if len(value) <= TEXT_LIMIT else value[: TEXT_LIMIT - 1] + "…"
     if isinstance(value, Mapping):
         if depth == DEPTH_LIMIT:
             return "…"
-        kept = {}
-        for key, item in list(value.items())[:ITEM_LIMIT]:
-            keep = (
-                _SPECIAL.get(key.lower().replace("_", "-")) if not isinstance(item, str) else None
-            )
-            kept[key] = keep(item) if keep else _bounded(item, depth + 1)
-        return kept
+        if depth and servers.is_server(value):
+            return servers.server(value)
+        return {
+            key: _bounded_item(key, item, depth, cut=cut)
+            for key, item in list(value.items())[:ITEM_LIMIT]
+        }
     if isinstance(value, list):
         if depth == DEPTH_LIMIT:
             return "…"
-        return [_bounded(item, depth + 1) for item in value[:ITEM_LIMIT]]
+        return [_bounded(item, depth + 1, cut=cut) for item in value[:ITEM_LIMIT]]
     return value
 
 
+def _bounded_item(key: str, item: object, depth: int, *, cut: bool) -> object:
+    folded = key.lower().replace("_", "").replace("-", "")
+    if folded in _SPECIAL:
+        return _SPECIAL[folded](item)
+    if _SECRET_KEY.fullmatch(folded) and item is not None and not isinstance(item, bool):
+        return servers.HIDDEN
+    # What these say is told as the artifact's own anyway.
+    prose = depth == 0 and folded in ("name", "title", "description")
+    return _bounded(item, depth + 1, cut=cut and not prose)
+
+
 def _bounded_servers(value: object) -> object:
+    """Keep of servers what may be kept; of anything else nothing."""
     if isinstance(value, Mapping):
+        if servers.is_server(value):
+            return servers.server(value)
         return {
-            name: servers.server(entry) if isinstance(entry, Mapping) else _bounded(entry, 2)
+            servers.prose(name): servers.server(entry) if isinstance(entry, Mapping) else None
             for name, entry in list(value.items())[:ITEM_LIMIT]
         }
     if isinstance(value, list):
-        return [
-            _bounded_servers(item) if isinstance(item, Mapping) else _bounded(item, 2)
-            for item in value[:ITEM_LIMIT]
-        ]
-    return _bounded(value, 2)
+        kept = value[:ITEM_LIMIT]
+        return [_bounded_servers(item) for item in kept if isinstance(item, Mapping)]
+    return None
 
 
-# An agent may define servers and hooks in its front matter, with all that they hold.
+# An agent may define servers and hooks in its front matter, with all that they hold. Keys are in
+# lower case, without what joins their words.
 _SPECIAL: dict[str, Callable[[object], object]] = {
     "env": servers.names,
-    "env-vars": servers.names,
+    "envvars": servers.names,
+    "environment": servers.names,
     "headers": servers.names,
     "mcpservers": _bounded_servers,
-    "mcp-servers": _bounded_servers,
     "hooks": servers.hooks,
 }
+# The same in a text that could not be parsed.
+_SPECIAL_TEXT = re.compile(
+    r"(?i)(?<![\w-])(?:env|env[-_]?vars|environment|headers|mcp[-_]?servers|hooks)[\"']?\s*:"
+)
+_SECRET_KEY = re.compile(
+    r".*(?:apikey|secretkey|privatekey|accesskey|password|passwd|secret|credentials?)|authorization"
+    r"|.*(?:access|auth|api|bearer|bot|refresh)token|token"
+)

@@ -126,7 +126,7 @@ class Discovery:
     uncertain: frozenset[str]
 
     def is_uncertain(self, path: str) -> bool:
-        """Whether nothing may be concluded from the absence of the artifact at ``path``."""
+        """Whether a manifest that could not be read may tell of the artifact at ``path``."""
         if not self.uncertain:
             return False
         return any(

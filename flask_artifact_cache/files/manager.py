@@ -23,15 +23,14 @@ from .walk import Tree, digest, walk
 LAYOUTS = ("auto",)
 CONTAINER_TYPES = ("command", "agent")
 
-_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scan:
     """What one walk and one discovery found in a collection.
 
-    :ivar complete: False when some folder could not be looked at; nothing may then be concluded
-        to be removed.
+    :ivar complete: False when some folder or file could not be looked at.
     """
 
     places: list[Place]
@@ -40,9 +39,16 @@ class Scan:
     tree: Tree
     discovery: Discovery
 
+    def is_hidden(self, path: str) -> bool:
+        """Whether nothing follows from the absence of the artifact at ``path``.
+
+        It lies where the walk could not look, or an unreadable manifest may name it.
+        """
+        return self.tree.hides(path) or self.discovery.is_uncertain(path)
+
     def is_uncertain(self, path: str) -> bool:
-        """Whether nothing may be concluded from the absence of the artifact at ``path``."""
-        return not self.complete or self.discovery.is_uncertain(path)
+        """Whether the artifact at ``path``, which was seen, may lack what a manifest says."""
+        return self.discovery.is_uncertain(path)
 
     @property
     def is_empty(self) -> bool:
@@ -190,7 +196,7 @@ class CollectionManager:
 
 
 def _manager(collection_id: object, settings: object) -> ArtifactManager:
-    if not isinstance(collection_id, str) or not _ID.fullmatch(collection_id):
+    if not isinstance(collection_id, str) or not COLLECTION_ID.fullmatch(collection_id):
         raise ConfigurationError(
             f"The collection id {collection_id!r} is not 1 to 64 of a-z, 0-9, '.', '_' and '-',"
             " starting with a letter or digit."

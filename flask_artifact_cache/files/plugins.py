@@ -34,11 +34,13 @@ def plugin(manifest: object) -> Plugin:
     """Tell what a plugin.json or an entry of a marketplace declares."""
     if not isinstance(manifest, Mapping):
         return Plugin(None)
-    paths = [(type_, path) for key, type_ in _KEYS.items() for path in _paths(manifest.get(key))]
+    paths = [
+        (type_, path) for key, type_ in _KEYS.items() for path in named_paths(manifest.get(key))
+    ]
     inline = manifest.get("mcpServers")
     if not isinstance(inline, Mapping):
         # There are bundles and addresses too; only JSON can be read.
-        paths += [("mcp", path) for path in _paths(inline) if path.endswith(".json")]
+        paths += [("mcp", path) for path in named_paths(inline) if path.endswith(".json")]
     return Plugin(
         name=servers.text(manifest.get("name")) or None,
         paths=tuple(paths),
@@ -63,12 +65,13 @@ def inline_servers(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {name: entry for name, entry in value.items() if isinstance(entry, Mapping)}
 
 
-def _paths(value: object) -> Iterator[str]:
+def named_paths(value: object) -> Iterator[str]:
+    """Find the paths that stand under a key of a manifest."""
     if isinstance(value, str) and "://" not in value:
         yield value
     elif isinstance(value, list):
         for item in value:
-            yield from _paths(item)
+            yield from named_paths(item)
     elif isinstance(value, Mapping):  # {"about": {"source": "./about.md"}}
         for item in value.values():
             if isinstance(item, Mapping) and isinstance(item.get("source"), str):

@@ -31,6 +31,8 @@ _DIALOGUE_WORDS = """
     answer assistant commentary context e.g example examples human i.e input note output
     question reason response result scenario system thinking todo use user warning when
 """
+# What is below these may be secret, and must not be taken for the text of the key before.
+_SECRET_KEYS = frozenset({"env", "env-vars", "envvars", "environment", "headers"})
 _KNOWN = frozenset(_KNOWN_KEYS.split())
 _DIALOGUE = frozenset(_DIALOGUE_WORDS.split())
 _LOWER = re.compile(r"[a-z][a-z0-9_-]*")
@@ -184,7 +186,9 @@ def _entries(text: str, start: int, end: int, indent: int) -> Iterator[_Entry]:
 
 def _is_key(word: str) -> bool:
     folded = word.lower().replace("_", "-")
-    return folded in _KNOWN or (_LOWER.fullmatch(word) is not None and folded not in _DIALOGUE)
+    return folded in _KNOWN | _SECRET_KEYS or (
+        _LOWER.fullmatch(word) is not None and folded not in _DIALOGUE
+    )
 
 
 def _as_text(source: str) -> Value:

@@ -39,6 +39,8 @@ _DEBRIS = re.compile(
     """,
     re.DOTALL,
 ).fullmatch
+# What holds the manifest of a plugin.
+_PLUGIN_FOLDER = re.compile(r"\..*-plugin", re.DOTALL).fullmatch
 
 
 class Evidence(NamedTuple):
@@ -100,14 +102,16 @@ class Folder:
 class Tree:
     """A root as one walk saw it.
 
-    :ivar complete: False when some folder or file could not be looked at. Nothing may then be
-        concluded to be removed.
+    :ivar complete: False when some folder or file could not be looked at.
+    :ivar unlisted: folders, and links to files, below which something may lie that was not seen;
+        ``""`` is everything.
     """
 
     root: Path
     top: Folder
     problems: tuple[Problem, ...]
     complete: bool
+    unlisted: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -128,6 +132,20 @@ class Tree:
         above, _, name = path.rpartition("/")
         folder = self.folder(above)
         return None if folder is None else folder.files.get(name)
+
+    def hides(self, path: str) -> bool:
+        """Whether something at ``path``, as :func:`shown` gives it, may be there unseen."""
+        for part in map(shown, self.unlisted):
+            if part in ("", path) or path.startswith((part + "/", part + "#")):
+                return True
+            # A marketplace lists the plugins whose folders it finds.
+            listing, separator, _ = path.partition(_LISTING)
+            if separator and (not listing or part.startswith(listing)):
+                return True
+        return False
+
+
+_LISTING = ".claude-plugin/marketplace.json#"
 
 
 def shown(path: str) -> str:
@@ -168,6 +186,7 @@ def digest(part: Tree | Folder | Evidence) -> str:
         if isinstance(part, Tree):
             names += [f"{problem.code}/{problem.path}" for problem in part.problems]
             names.append(f"complete/{part.complete}")
+            names += [f"unlisted/{path}" for path in part.unlisted]
             part = part.top
         stack = [part]
         while stack:
@@ -213,6 +232,7 @@ def walk(
     top = Folder("")
     problems: list[Problem] = []
     links: list[tuple[Folder, str]] = []
+    unlisted: set[str] = set()
     complete = True
     left = max_entries
     # Verdict on a name, and one string object for all files that share it: most files of a
@@ -235,6 +255,7 @@ def walk(
                         stack.clear()
                         below.clear()
                         problems.append(_too_many(max_entries))
+                        unlisted.add("")
                         complete = False
                         break
                     left -= 1
@@ -245,6 +266,7 @@ def walk(
                             continue
                         if depth == max_depth:
                             problems.append(_too_deep(prefix + name, max_depth))
+                            unlisted.add(_affected(prefix + name))
                             complete = False
                             continue
                         inner = folders[name] = Folder(prefix + name)
@@ -263,10 +285,12 @@ def walk(
                         info = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         # Removed, or just being replaced: the next walk knows.
+                        unlisted.add(_affected(path))
                         complete = False
                         continue
                     except OSError as error:
                         problems.append(_unreadable(prefix + name, "file", error))
+                        unlisted.add(_affected(path))
                         complete = False
                         continue
                     if stat.S_ISREG(info.st_mode):
@@ -285,6 +309,7 @@ def walk(
         except OSError as error:
             if not depth:
                 raise _unavailable(error) from error
+            unlisted.add(_affected(path))
             complete = False
             if not isinstance(error, FileNotFoundError):
                 problems.append(_unreadable(path, "folder", error))
@@ -297,12 +322,21 @@ def walk(
         stack += below
     tree = Tree(root, top, (), complete)
     if links:
-        problems += _follow_file_links(tree, links)
+        problems += _follow_file_links(tree, links, unlisted)
     problems.sort(key=lambda problem: problem.path)
-    return Tree(root, top, tuple(problems), complete)
+    return Tree(root, top, tuple(problems), complete, tuple(sorted(unlisted)))
 
 
-def _follow_file_links(tree: Tree, links: Sequence[tuple[Folder, str]]) -> list[Problem]:
+def _affected(path: str) -> str:
+    """Tell the folder of which something may be hidden when ``path`` cannot be listed."""
+    above, _, name = path.rpartition("/")
+    # The manifest in it names what lies anywhere in the plugin.
+    return above if name == "claude-plugin" or _PLUGIN_FOLDER(name) else path
+
+
+def _follow_file_links(
+    tree: Tree, links: Sequence[tuple[Folder, str]], unlisted: set[str]
+) -> list[Problem]:
     """Add the targets of the links that count; say what is wrong with the others."""
     problems = []
     real_root = os.path.realpath(tree.root)
@@ -313,7 +347,9 @@ def _follow_file_links(tree: Tree, links: Sequence[tuple[Folder, str]]) -> list[
         try:
             info = location.stat()
             target = os.path.realpath(location)
-        except OSError:
+        except OSError as error:
+            if isinstance(error, PermissionError):
+                unlisted.add(_affected(folder.path) if _PLUGIN_FOLDER(folder.name) else path)
             text = "the link leads nowhere"
             problems.append(Problem("W_SYMLINK_BROKEN", text, shown(path)))
             continue

@@ -4,11 +4,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import string
 import threading
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flask_artifact_cache.errors import VanishedError
@@ -679,3 +680,236 @@ def test_any_json_can_be_looked_at(value) -> None:
         kept = servers.server(entry)
         servers.summary(kept)
         json.dumps(kept)
+
+
+# Whatever may hold a secret
+
+# Letters of both kinds and digits, as keys have them.
+TOKENS = st.text(string.ascii_letters + string.digits, min_size=12, max_size=40).filter(
+    lambda text: (
+        any(map(str.isdigit, text)) and any(map(str.isupper, text)) and any(map(str.islower, text))
+    )
+)
+COMMANDS = (
+    "run {}",
+    "run --x {}",
+    "run --x={}",
+    "run -x {}",
+    "run -x{}",
+    "run --{}",
+    "run {}=x",
+    "run A={}",
+    "A={} run",
+    "run a:{}",
+    "run /a:{}",
+    "run {}/{}",
+    "run a/{}.py",
+    "run 'a {}'",
+    'run x="a | {}"',
+    "run -H 'Authorization: Bearer {}'",
+    "run ${{A:-{}}}",
+    "run && {}",
+    "run https://{}@x.io",
+    "npx {}",
+    "npx -y @a/{}",
+    "npx -p {} x",
+    "npx a@{}",
+    "npx --token {} {}",
+    "docker run -e A={} x",
+    "python -m {}",
+)
+URLS = (
+    "https://x.io/{}/mcp",
+    "https://x.io/a;{}",
+    "https://x.io/a-{}",
+    "https://a:{}@x.io/a",
+    "https://{}@x.io",
+    "https://x.io/?a={}",
+    "https://x.io#{}",
+    "https://{}.x.io",
+    "https://x.io:{}/a",
+    "{}",
+    "a:{}@x.io",
+    "${{A:-{}}}/a",
+    "${{A}}/{}",
+)
+
+
+def told(one) -> str:
+    return json.dumps([one.details, one.description])
+
+
+@given(TOKENS, st.sampled_from(COMMANDS))
+def test_no_command_shows_a_token(token: str, form: str) -> None:
+    line = form.format(*[token] * 2)
+    program, *args = line.split(" ")
+    kept = [
+        servers.command_line(line),
+        servers.arguments(args),
+        servers.server({"command": line}),
+        servers.server({"command": program, "args": args}),
+        servers.server({"command": "npx", "args": [line.partition(" ")[2]]}),
+        servers.hooks({"Stop": [{"hooks": [{"type": "command", "command": line}]}]}),
+        servers.hooks([{"event": "Stop", "bash": line, "matcher": token}, {"event": token}]),
+    ]
+    assert token not in json.dumps(kept)
+    assert all(token not in str(servers.summary(one)) for one in kept[2:5])
+
+
+@given(TOKENS, st.sampled_from(URLS))
+def test_no_address_shows_a_token(token: str, form: str) -> None:
+    kept = servers.server({"url": form.format(token)})
+    assert token.lower() not in (json.dumps(kept) + str(servers.summary(kept))).lower()
+    assert token not in json.dumps(servers.arguments([form.format(token)]))
+
+
+@given(TOKENS)
+def test_no_variable_or_header_shows_a_token(token: str) -> None:
+    for value in (
+        {"A": token},
+        {"A": {"B": token}},
+        {token: "x"},
+        [token],
+        [f"A={token}"],
+        [f"{token}=="],
+        [f"Bearer {token}="],
+        [f"Authorization: Bearer {token}"],
+        token,
+    ):
+        assert token not in json.dumps(servers.server({"env": value, "headers": value}))
+
+
+SPECIAL = ("mcpServers", "mcp-servers", "MCP_SERVERS", "hooks", "env", "env_vars", "envVars", "ENV")
+FRONT_MATTER = (
+    "{key}:\n  gh:\n    description: Use: this\n    env:\n      A: {token}\n",
+    "{key}:\n  - Use: this: {token}\n",
+    "{key}: {token}\n",
+    "{key}: [{token}, [{token}]]\n",
+    "{key}: |\n  A={token}\n",
+    "{key}:\n  a: {{args: [{token}], headers: {{A: {token}}}}}\n",
+    "a: b: c\n{key}:\n  A: {token}\n",
+    "a: b: c\n{key}: A: {token}\n",
+    "metadata:\n  {key}: A: {token}\n",
+    "metadata:\n  {key}: {token}\n",
+    "other:\n  a: b: c\n  {key}:\n    A: {token}\n",
+    "other:\n  - a: b: c\n    {key}:\n      A: {token}\n",
+    "other:\n  - deep:\n      {key}: {token}\n",
+    "other:\n  - command: x\n    args: [{token}]\n",
+    "api_key: {token}\n",
+    "config:\n  apiKey: [{token}]\n",
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(TOKENS, st.sampled_from(FRONT_MATTER), st.sampled_from((*SPECIAL, "headers")))
+def test_no_front_matter_shows_a_token(root, token: str, form: str, key: str) -> None:
+    block = form.format(key=key, token=token)
+    root.write("agents/a.md", f"---\nname: a\ndescription: Use it.\n{block}---\nText.\n")
+    root.write("agents/b.md", f"---\nname: b\ndescription: Use: it.\n{block}---\nText.\n")
+
+    a, b = root.artifacts().values()
+
+    assert (a.error, a.description, b.error, b.description) == (None, "Use it.", None, "Use: it.")
+    assert token not in told(a) + told(b)
+
+
+PLUGIN_PARTS = (
+    {"hooks": ["{}"]},
+    {"hooks": "{}"},
+    {"hooks": [{"event": "Stop", "command": "x {}"}]},
+    {"hooks": {"Stop": [{"hooks": [{"command": "curl -H 'A: {}'"}]}]}},
+    {"hooks": {"hooks": {"{}": [{"command": "{}"}]}}},
+    {"mcpServers": ["{}", {"x": {"env": {"A": "{}"}}}]},
+    {"mcpServers": {"x": {"command": "x", "env": {"A": "{}"}, "args": ["{}"]}}},
+    {"env": ["A={}"]},
+    {"env": {"A": "{}"}},
+    {"apiKey": "{}"},
+    {"userConfig": {"k": {"default": "{}"}}},
+    {"author": {"name": "x", "token": "{}"}},
+    {"repository": {"type": "git", "url": "https://a:{}@x.io/a?b={}"}},
+    {"homepage": "https://a:{}@x.io/a?b={}#{}"},
+    {
+        "commands": [{"env": "{}"}],
+        "agents": {"a": {"content": "{}"}},
+        "skills": [["a", {"x": "{}"}]],
+    },
+    {"keywords": [{"a": "{}"}]},
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(TOKENS, st.sampled_from(PLUGIN_PARTS))
+def test_no_plugin_shows_a_token(root, token: str, parts: dict[str, object]) -> None:
+    entry = json.loads(json.dumps({"name": "p", "source": "./q", **parts}).replace("{}", token))
+    listed = {**entry, "name": "q"}
+    root.write_json("p/.claude-plugin/plugin.json", entry)
+    root.write_json(".claude-plugin/marketplace.json", {"plugins": [listed]})
+    root.write("q/notes.txt")
+
+    found = root.artifacts().values()
+
+    assert {"plugin:p", "plugin:q"} <= {one.id for one in found}
+    assert all(token not in told(one) for one in found)
+
+
+def test_what_is_known_to_be_harmless_is_shown(root) -> None:
+    for line in (
+        "npx -y @modelcontextprotocol/server-github@1.2.3 --verbose",
+        "uvx --from mcp-server-git==1.0 mcp-server-git",
+        "docker run -i --rm ghcr.io/github/github-mcp-server",
+        "python3 ${CLAUDE_PLUGIN_ROOT}/scripts/check_it.py --fix",
+        "node dist/index.js https://mcp.example.com:8443/v1/sse",
+        "bash -e ./hooks/run.sh $CLAUDE_PROJECT_DIR",
+        "${CLAUDE_PLUGIN_ROOT}/hooks/run-hook.cmd",
+    ):
+        assert servers.command_line(line) == line
+    assert servers.command_line("mysql -psecret db") == "mysql …"
+    assert servers.command_line("psql /token:value KEY/with/slash") == "psql …"
+    assert servers.address("https://a:b@x.io:1/api/Xy/mcp?c#d") == "https://x.io:1/api/…/mcp"
+    root.write_json(
+        ".claude-plugin/plugin.json",
+        {
+            "name": "p",
+            "displayName": "P",
+            "commands": {"a": {"source": "./a.md", "env": "x"}},
+            "agents": ["./b.md"],
+            "repository": {"type": "git", "url": "https://x.io/A/b"},
+            "strict": False,
+            "unknown": "x",
+        },
+    )
+    (one,) = root.artifacts().values()
+    assert one.details == {
+        "name": "p",
+        "displayName": "P",
+        "commands": ["./a.md"],
+        "agents": ["./b.md"],
+        "repository": {"type": "git", "url": "https://x.io/A/b"},
+        "strict": False,
+    }
+
+
+def test_a_password_in_the_address_of_a_source_is_not_kept(root) -> None:
+    root.write_md("skills/pdf/SKILL.md", "pdf")
+    root.write(
+        "collection.toml",
+        """
+        [collection]
+        name = "default"
+        version = "1.0.0"
+        created = "2026-01-01T00:00:00"
+        updated = "2026-01-01T00:00:00"
+
+        [[artifacts]]
+        name = "pdf"
+        type = "skill"
+        path = "skills/pdf"
+        origin = "github"
+        upstream = "https://ada:hunter2@example.org/skills/tree/main/pdf"
+        added = "2026-01-01T00:00:00"
+        """,
+    )
+
+    [pdf] = root.artifacts().values()
+
+    assert pdf.source == "https://example.org/skills/tree/main/pdf"

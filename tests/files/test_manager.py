@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +22,7 @@ from flask_artifact_cache.errors import (
 from flask_artifact_cache.files import manager
 from flask_artifact_cache.files.artifact import TYPES, uid
 from flask_artifact_cache.files.manager import ArtifactManager, CollectionManager
+from flask_artifact_cache.files.walk import walk
 
 
 def test_the_list_is_by_type_name_and_path(root) -> None:
@@ -87,16 +90,78 @@ def test_an_empty_root_is_told_from_one_without_artifacts(root) -> None:
     assert root.manager().list() == []
 
 
-def test_an_incomplete_scan_is_uncertain_about_everything(root) -> None:
+def test_only_what_may_lie_in_a_folder_that_cannot_be_listed_is_hidden(root) -> None:
     root.write_md("skills/a/SKILL.md")
-    (root.path / "locked").mkdir(0o000)
+    root.write("c/.mcp.json", "{")
+    root.write_json(".claude-plugin/marketplace.json", {"plugins": []})
+    (root.path / "locked\n").mkdir(0o000)
+    (root.path / "p").mkdir()
+    (root.path / "p/.claude-plugin").mkdir(0o000)
+    root.link("linked/SKILL.md", "../locked\n/x.md")
 
     with root.as_nobody():
         scan = root.manager().scan()
 
     assert [place.name for place in scan.places] == ["a"]
     assert not scan.complete
-    assert scan.is_uncertain("anything/SKILL.md")
+    for path in (
+        "locked\\x0a/x/SKILL.md",
+        "locked\\x0a/.mcp.json#a",
+        "p/anywhere/x.md",
+        "p/.claude-plugin/plugin.json",
+        "linked/SKILL.md",
+        ".claude-plugin/marketplace.json#listed",
+    ):
+        assert scan.is_hidden(path), path
+        assert not scan.is_uncertain(path)
+    for path in ("skills/b/SKILL.md", "locked", "locked\\x0ab/x.md", "px/x.md", "c/x.md", "c"):
+        assert not scan.is_hidden(path), path
+        assert not scan.is_uncertain(path)
+    assert scan.is_hidden("c/.mcp.json#a")
+    assert scan.is_uncertain("c/.mcp.json#a")
+
+
+def test_what_a_limit_cuts_off_is_hidden(root) -> None:
+    root.write("d/" * 60 + "SKILL.md")
+    root.write("a/SKILL.md")
+    manager = root.manager()
+
+    deep = manager.scan(walk(root.path, max_depth=2))
+    assert deep.is_hidden("d/d/d/x/SKILL.md")
+    assert not deep.is_hidden("d/d/SKILL.md")
+    assert manager.scan(walk(root.path, max_entries=1)).is_hidden("a/SKILL.md")
+    assert not manager.scan(walk(root.path, max_depth=90)).is_hidden("a/SKILL.md")
+
+
+@pytest.mark.parametrize("gone", ["skills", "skills/a/SKILL.md"])
+def test_what_vanishes_during_the_walk_is_hidden(root, monkeypatch, gone: str) -> None:
+    root.write("skills/a/SKILL.md")
+    root.write("skills/b/SKILL.md")
+    root.write("other/SKILL.md")
+    scandir = os.scandir
+
+    class Gone:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path = entry.name, entry.path
+            self.is_dir, self.is_symlink = entry.is_dir, entry.is_symlink
+
+        def stat(self, **_: bool) -> os.stat_result:
+            raise FileNotFoundError
+
+    @contextmanager
+    def vanishing(location: str):
+        if location.endswith(gone):
+            raise FileNotFoundError
+        with scandir(location) as entries:
+            yield [Gone(one) if one.path.endswith(gone) else one for one in entries]
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    scan = root.manager().scan()
+
+    assert not scan.complete
+    assert scan.is_hidden("skills/a/SKILL.md")
+    assert scan.is_hidden("skills/b/SKILL.md") == (gone == "skills")
+    assert not scan.is_hidden("other/x/SKILL.md")
 
 
 def test_a_root_that_is_gone_is_an_error_and_not_empty(tmp_path) -> None:
