@@ -47,6 +47,9 @@ def _start(app: Flask, **_: object) -> None:
 def _work(app: Flask, started_at: datetime) -> None:
     service: ArtifactCacheService = app.extensions["artifact_cache"].service
     with app.app_context():
+        if service.in_memory:
+            log.info("a database in memory has one connection, which is the app's: nothing checked")
+            return
         for collection_id in service.collections.ids():
             _check(service, collection_id, started_at)
 

@@ -29,14 +29,14 @@ from .errors import (
     InvalidRequestError,
     MassLossError,
     NotPopulatedError,
-    RootUnavailableError,
 )
 from .files.artifact import TYPES
 from .files.manager import ArtifactManager
 from .files.problems import Problem
-from .queries import SORTS, Filters, Listing
+from .queries import Filters, Listing
 from .refresh.run import Progress, Report
 from .service import DEFAULT, ArtifactCacheService
+from .statements import SORTS
 
 FAILED, USAGE, BRAKED, BUSY = 1, 2, 3, 4
 
@@ -162,11 +162,15 @@ def populate(
 ) -> None:
     """Read every artifact of the collections, by default of all, into the cache."""
     service = _service()
+    if confirm is not None and not collections:
+        collections = (service.collection_of_run(confirm),)
     chosen = collections or tuple(service.collections.ids())
     if not chosen:
         raise ConfigurationError(
             "no collection is configured; set ARTIFACT_CACHE_COLLECTIONS to a folder"
         )
+    for collection_id in chosen:
+        service.configured(collection_id)
     reports: list[Report] = []
     failures: list[tuple[str, ArtifactCacheError]] = []
     for collection_id in chosen:
@@ -177,7 +181,7 @@ def populate(
                         collection_id, confirm=confirm, dry_run=dry_run, progress=progress
                     )
                 )
-        except (BusyError, RootUnavailableError) as error:
+        except ArtifactCacheError as error:
             failures.append((collection_id, error))
     if as_json:
         _echo_json(
@@ -193,7 +197,7 @@ def populate(
         for report in reports:
             _echo_report(report)
         for one, failure in failures:
-            root = service.collections.artifacts(one).root
+            root = service.configured(one).root
             click.echo(f"{one}: {failure} ({root})", err=True)
     codes = [_exit_code(error) for _, error in failures]
     codes += [BRAKED for report in reports if report.withheld]
@@ -376,7 +380,9 @@ def _collection(service: ArtifactCacheService, given: str | None) -> str:
     """The collection that is meant: the one given, the only one, or ``default``."""
     if given is not None:
         return given
-    ids = service.collections.ids()
+    ids = sorted(one["id"] for one in service.collection_list())
+    if len(ids) != 1 and DEFAULT not in ids:
+        raise ConfigurationError(f"say which collection: {', '.join(ids) or 'none is configured'}")
     return ids[0] if len(ids) == 1 else DEFAULT
 
 

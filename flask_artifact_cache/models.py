@@ -101,6 +101,9 @@ class Collection(Base):
     id: Mapped[str] = mapped_column(exact(64), primary_key=True)
     # Moves with every write to what readers see; 0 until the first populate is complete.
     revision: Mapped[int] = mapped_column(BigInteger, default=0)
+    # Random, and new with every revision: a database that was made anew, or a transaction that
+    # was rolled back, repeats revisions, but never this.
+    stamp: Mapped[str] = mapped_column(String(16), default="")
     artifact_count: Mapped[int] = mapped_column(Integer, default=0)
     # What the last scan found; reads never look at the folder.
     path_available: Mapped[bool] = mapped_column(default=True)
@@ -110,11 +113,9 @@ class Collection(Base):
     verified_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # Problems of the collection as a whole: manifests, links, unreadable folders.
     problems: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
-    # One refresh at a time: who is at it, until when (database clock, ms since 1970),
-    # and how many there were.
+    # One refresh at a time: who is at it, and until when (database clock, ms since 1970).
     lease_holder: Mapped[str | None] = mapped_column(String(64))
     lease_until_ms: Mapped[int] = mapped_column(BigInteger, default=0)
-    lease_epoch: Mapped[int] = mapped_column(BigInteger, default=0)
 
     artifacts: Mapped[list[Artifact]] = relationship(
         secondary="artifact_cache_collection_artifact", viewonly=True
@@ -136,7 +137,7 @@ class Artifact(Base):
         exact(64),
         ForeignKey(Collection.id, name="fk_artifact_cache_artifact_collection_id"),
     )
-    type: Mapped[str] = mapped_column(String(16))
+    type: Mapped[str] = mapped_column(exact(16))
     name: Mapped[str] = mapped_column(LongText)  # as declared: spaces, colons, slashes occur
     path: Mapped[str] = mapped_column(LongText)  # POSIX, relative to the root
     description: Mapped[str | None] = mapped_column(LongText)

@@ -17,11 +17,9 @@ from sqlalchemy import Connection, Dialect, Engine, bindparam, func, literal, se
 
 from . import cursors, freshness, search, statements
 from .errors import AmbiguousIdError, NotFoundError
-from .models import Artifact, Collection, CollectionArtifact, utc
+from .models import Artifact, Collection, CollectionArtifact, RefreshRun, utc
 from .refresh.records import facet_value, name_key
-from .statements import NAME, RELEVANCE, SORTS, Shape
-
-__all__ = ["FACETS", "SORTS"]
+from .statements import NAME, RELEVANCE, Shape
 
 FACETS = ("type", "tag", "author", "license", "origin")
 
@@ -73,6 +71,7 @@ class Head:
     gathers: bool
     verified_at: datetime | None
     path_available: bool
+    stamp: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +106,14 @@ class Moment:
         """Between which times a row was verified if it is fresh; for ``statements.state_of``."""
         return {"oldest": self.now - self.ttl, "latest": self.now + freshness.CLOCK_TOLERANCE}
 
-    def settled_until(self) -> datetime:
-        """Until when no count of states changes by time alone; ``now``, if nobody can tell.
-
-        A row that was verified by itself later than its collection stays fresh longer.
-        """
-        ends = [time + self.ttl for time in self.verified_at.values() if time is not None]
-        ahead = any(
-            time is not None and time > self.now + freshness.CLOCK_TOLERANCE
-            for time in self.verified_at.values()
-        )
-        return self.now if ahead or not ends else max(self.now, min(ends))
+    def changes_at(self, verified_at: datetime | None) -> datetime | None:
+        """When the state of a row that was verified then changes by time alone; None: never."""
+        if verified_at is None:
+            return None
+        if verified_at > self.now + freshness.CLOCK_TOLERANCE:
+            return verified_at - freshness.CLOCK_TOLERANCE
+        end = verified_at + self.ttl
+        return end if end > self.now else None
 
 
 # --- collections -----------------------------------------------------------------------------
@@ -129,6 +125,7 @@ _HEAD = (
     Collection.gathers,
     Collection.verified_at,
     Collection.path_available,
+    Collection.stamp,
 )
 _ONE_HEAD = select(*_HEAD).where(Collection.id == bindparam("collection_id"))
 
@@ -162,9 +159,9 @@ def quick_head(engine: Engine, collection_id: str) -> Head | None:
             return head(connection, collection_id)
     if row is None:
         return None
-    id_, revision, artifact_count, gathers, verified_at, path_available = row
+    id_, revision, artifact_count, gathers, verified_at, available, stamp = row
     verified_at = None if verified_at is None else utc(verified_at)
-    return Head(id_, revision, artifact_count, bool(gathers), verified_at, bool(path_available))
+    return Head(id_, revision, artifact_count, bool(gathers), verified_at, bool(available), stamp)
 
 
 @lru_cache(maxsize=8)
@@ -202,6 +199,11 @@ def problems(connection: Connection) -> dict[str, list[dict[str, Any]]]:
     return {row[0]: row[1] for row in rows}
 
 
+def collection_of_run(connection: Connection, refresh_id: str) -> str | None:
+    """The collection that a run was about, or None."""
+    return connection.scalar(select(RefreshRun.collection_id).where(RefreshRun.id == refresh_id))
+
+
 # --- listings --------------------------------------------------------------------------------
 
 
@@ -228,6 +230,28 @@ def page(connection: Connection, one: Head, listing: Listing, at: Moment) -> Pag
         has_next_page=len(rows) > listing.limit,
         expires_at=expires_at,
     )
+
+
+def next_change(connection: Connection, at: Moment) -> datetime | None:
+    """When time alone changes the state of some row; None: never.
+
+    While all of a collection is fresh, its rows change together; after that, each for itself.
+    """
+    changes = []
+    for collection_id, verified_at in at.verified_at.items():
+        change = at.changes_at(verified_at)
+        if change is None:
+            earliest = connection.scalar(
+                select(func.min(Artifact.synced_at)).where(
+                    Artifact.collection_id == collection_id,
+                    Artifact.condition == freshness.OK,
+                    Artifact.synced_at > at.now - at.ttl,
+                )
+            )
+            change = at.changes_at(earliest)
+        if change is not None:
+            changes.append(change)
+    return min(changes, default=None)
 
 
 def count(connection: Connection, one: Head, filters: Filters, at: Moment) -> int:
@@ -273,17 +297,19 @@ def find(connection: Connection, one: Head, artifact_id: str) -> int:
         .order_by(Artifact.collection_id, Artifact.path)
     )
     type_, colon, name = artifact_id.partition(":")
-    if colon:
-        # The index knows folded names; the exact comparison is made here, since the default
-        # collation of MariaDB takes 'PDF' for 'pdf'.
-        rows = connection.execute(
-            statement.add_columns(Artifact.name).where(
+    if "\0" in artifact_id:  # PostgreSQL refuses it
+        rows = []
+    elif colon:
+        # The index knows folded names, and MariaDB pads with blanks: compared exactly here.
+        found = connection.execute(
+            statement.add_columns(Artifact.type, Artifact.name).where(
                 member.c.name_key == name_key(name), Artifact.type == type_
             )
-        ).all()
-        rows = [row for row in rows if row[4] == name]
+        )
+        rows = [row for row in found if row[4:] == (type_, name)]
     else:
-        rows = list(connection.execute(statement.where(Artifact.uid == artifact_id)).all())
+        found = connection.execute(statement.where(Artifact.uid == artifact_id))
+        rows = [row for row in found if row[1] == artifact_id]
     if not rows:
         raise NotFoundError(f"there is no artifact '{artifact_id}' in '{one.id}'")
     if len(rows) > 1:
@@ -368,12 +394,7 @@ def _tail(
     verified_at = freshness.verified(synced_at, at.verified_at.get(collection_id))
     shown = "null" if verified_at is None else f'"{isoformat(verified_at)}"'
     tail = f',"state":"{state}","synced_at":{shown},"updated_at":"{isoformat(updated_at)}"}}'
-    expires = None
-    if verified_at is not None and verified_at > at.now + freshness.CLOCK_TOLERANCE:
-        expires = verified_at - freshness.CLOCK_TOLERANCE
-    elif verified_at is not None and state == "fresh":
-        expires = verified_at + at.ttl
-    return tail.encode(), expires
+    return tail.encode(), at.changes_at(verified_at) if condition == freshness.OK else None
 
 
 def isoformat(time: datetime) -> str:

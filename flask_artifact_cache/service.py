@@ -16,15 +16,15 @@ from sqlalchemy.pool import StaticPool
 from . import freshness, queries
 from .bodies import Bodies, Body, etag
 from .database import engine_of
-from .errors import ConfigurationError, NotFoundError, NotPopulatedError
-from .files.manager import ArtifactManager, CollectionManager
+from .errors import ConfigurationError, InvalidRequestError, NotFoundError, NotPopulatedError
+from .files.manager import COLLECTION_ID, ArtifactManager, CollectionManager
 from .models import Artifact
 from .queries import Filters, Head, Listing, Moment
 from .refresh import store
 from .refresh.records import as_json
 from .refresh.run import Progress, Report, populate, utc_now
-from .refresh.transactions import in_session, on_engine
-from .settings import Settings
+from .refresh.transactions import Transactions, in_session, on_engine
+from .settings import DEFAULTS, Settings
 
 DEFAULT = "default"
 Made = tuple[bytes, "datetime | None", "str | None"]
@@ -76,12 +76,12 @@ class ArtifactCacheService:
             at = Moment(
                 self._clock(),
                 self.settings.ttl,
-                {one.id: one.verified_at for one in heads.values()},
+                {one.id: one.verified_at for one in heads.values() if one.revision},
             )
             counts = queries.state_counts(connection, at)
             problems = queries.problems(connection)
         for collection_id in self.collections.ids():
-            heads.setdefault(collection_id, Head(collection_id, 0, 0, False, None, True))
+            heads.setdefault(collection_id, Head(collection_id, 0, 0, False, None, True, ""))
         return [
             {
                 "id": one.id,
@@ -107,14 +107,19 @@ class ArtifactCacheService:
 
         def make(connection: Connection, one: Head, at: Moment) -> Made:
             page = queries.page(connection, one, listing, at)
-            total = self._count(connection, one, listing.filters, at)
+            if listing.after is None and not page.has_next_page:
+                total = len(page.items)
+            else:
+                total = self._count(connection, one, listing.filters, at)
             info = {
                 "has_next_page": page.has_next_page,
                 "end_cursor": page.end_cursor,
                 "total_count": total,
             }
             data = b'{"items":[' + b",".join(page.items) + b'],"page_info":' + as_json(info) + b"}"
-            expires_at = at.settled_until() if listing.filters.states else page.expires_at
+            expires_at = page.expires_at
+            if listing.filters.states:
+                expires_at = queries.next_change(connection, at)
             return data, expires_at, page.end_cursor if page.has_next_page else None
 
         return self._body(collection_id, listing, make)
@@ -124,7 +129,7 @@ class ArtifactCacheService:
 
         def make(connection: Connection, one: Head, at: Moment) -> Made:
             found = queries.facets(connection, one, filters, at, limit)
-            return as_json({"facets": found}), at.settled_until(), None
+            return as_json({"facets": found}), queries.next_change(connection, at), None
 
         return self._body(collection_id, ("facets", filters, limit), make)
 
@@ -164,21 +169,38 @@ class ArtifactCacheService:
         :raises BusyError: if another process is at it.
         :raises RootUnavailableError: if the folder cannot be read.
         """
-        return populate(
-            on_engine(engine_of(self._db)),
-            self._manager(collection_id),
-            collection_id,
-            trigger=trigger,
-            mass_loss_percent=self.settings.mass_loss_percent,
-            confirm=confirm,
-            dry_run=dry_run,
-            progress=progress,
-            clock=self._clock,
-        )
+        manager = self.configured(collection_id)
+        with self._transactions() as transactions:
+            return populate(
+                transactions,
+                manager,
+                collection_id,
+                trigger=trigger,
+                mass_loss_percent=self.settings.mass_loss_percent,
+                confirm=confirm,
+                dry_run=dry_run,
+                progress=progress,
+                clock=self._clock,
+            )
+
+    def collection_of_run(self, refresh_id: str) -> str:
+        """The collection that a run was about.
+
+        :raises InvalidRequestError: if there is no such run.
+        """
+        with self._read() as connection:
+            found = queries.collection_of_run(connection, refresh_id)
+        if found is None:
+            raise InvalidRequestError(f"there is no run '{refresh_id}'")
+        return found
 
     # --- parts -------------------------------------------------------------------------------
 
-    def _manager(self, collection_id: str) -> ArtifactManager:
+    def configured(self, collection_id: str) -> ArtifactManager:
+        """The file side of a collection.
+
+        :raises ConfigurationError: if it is not configured.
+        """
         if collection_id not in self.collections.ids():
             known = ", ".join(self.collections.ids()) or "none"
             raise ConfigurationError(
@@ -200,21 +222,23 @@ class ArtifactCacheService:
             with self._read() as connection:
                 at = queries.moment(connection, one, now, self.settings.ttl)
                 data, expires_at, next_cursor = make(connection, one, at)
-            tag = etag(collection_id, key, one.revision, one.verified_at, expires_at)
+            tag = etag(collection_id, key, one.stamp, expires_at)
             return Body(data, tag, expires_at, next_cursor)
 
-        return self._bodies.get((collection_id, key), one.revision, now, fresh)
+        return self._bodies.get((collection_id, key), one.stamp, now, fresh)
 
     def _count(self, connection: Connection, one: Head, filters: Filters, at: Moment) -> int:
         def make() -> Body:
             counted = str(queries.count(connection, one, filters, at)).encode()
-            return Body(counted, "", at.settled_until() if filters.states else None)
+            expires_at = queries.next_change(connection, at) if filters.states else None
+            return Body(counted, "", expires_at)
 
-        return int(self._bodies.get((one.id, filters), one.revision, at.now, make).data)
+        return int(self._bodies.get((one.id, filters), one.stamp, at.now, make).data)
 
     def _head(self, collection_id: str) -> Head:
         engine = self._engine()
-        if "\0" in collection_id:  # PostgreSQL refuses it
+        if not COLLECTION_ID.fullmatch(collection_id):
+            # MariaDB would find 'work' by 'work ', and the host's 'authorize' was asked for that.
             one = None
         elif engine is not None:
             one = queries.quick_head(engine, collection_id)
@@ -229,6 +253,30 @@ class ArtifactCacheService:
             f"'{collection_id}' has not been read yet; 'flask artifact-cache populate' reads it",
             retry_after=2,
         )
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the database is a single connection, which the host uses, too."""
+        return isinstance(getattr(engine_of(self._db), "pool", None), StaticPool)
+
+    @contextmanager
+    def _transactions(self) -> Iterator[Transactions]:
+        """Transactions of our own; in a database in memory, where there is only one, the host's.
+
+        That one is ended here only if the host had nothing in it.
+        """
+        if not self.in_memory:
+            yield on_engine(engine_of(self._db))
+            return
+        session = self._db.session
+        connection = session.connection(bind_arguments={"mapper": Artifact.__mapper__})
+        raw = connection.connection.dbapi_connection
+        ours = not (
+            session.new or session.dirty or session.deleted or getattr(raw, "in_transaction", True)
+        )
+        yield in_session(session())
+        if ours:
+            session.commit()
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -247,18 +295,35 @@ class ArtifactCacheService:
         single connection: closing it would roll back what the host has not committed.
         """
         engine = engine_of(self._db)
-        usable = isinstance(engine, Engine) and not isinstance(engine.pool, StaticPool)
-        return engine if usable else None
+        return engine if isinstance(engine, Engine) and not self.in_memory else None
 
 
 def populate_artifact_metadata(
-    session: Session, artifact_mgr: ArtifactManager, collection_id: str
+    session: Session,
+    artifact_mgr: ArtifactManager,
+    collection_id: str,
+    *,
+    mass_loss_percent: float = DEFAULTS["ARTIFACT_CACHE_MASS_LOSS_PERCENT"],
+    confirm: str | None = None,
 ) -> Report:
     """Read every artifact of a collection and upsert its row, in the caller's transaction.
 
     Nothing is committed: what the session does with it is the caller's decision.
+
+    :param confirm: the id of a run whose removals were held back, to let them happen.
+    :raises ConfigurationError: if the id is none.
     """
-    return populate(in_session(session), artifact_mgr, collection_id)
+    if not COLLECTION_ID.fullmatch(collection_id):
+        raise ConfigurationError(
+            f"{collection_id!r} is no id of a collection, which is {COLLECTION_ID.pattern}"
+        )
+    return populate(
+        in_session(session),
+        artifact_mgr,
+        collection_id,
+        mass_loss_percent=mass_loss_percent,
+        confirm=confirm,
+    )
 
 
 def migrate_artifacts_to_default_collection(
@@ -281,7 +346,8 @@ def migrate_artifacts_to_default_collection(
     ]
     with transactions.write() as connection:
         store.ensure_collection(connection, DEFAULT)
-        store.gather(connection, DEFAULT)
+        store.set_gathering(connection, DEFAULT)
+        store.gather(connection, DEFAULT, store.complete(connection))
         store.publish(connection, DEFAULT)
     return reports
 

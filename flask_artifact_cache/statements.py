@@ -25,6 +25,7 @@ from sqlalchemy import (
     case,
     exists,
     func,
+    literal_column,
     or_,
     select,
     type_coerce,
@@ -80,6 +81,19 @@ def page(shape: Shape) -> Executable:
     keys = _sort_keys(source, shape)
     if shape.after:
         conditions.append(_beyond(keys))
+    limit = bindparam("limit", type_=Integer)
+    if shape.words and not shape.states and not (shape.sort == UPDATED and shape.walked):
+        # The best of thousands are sorted out before a payload is touched.
+        named = [key.label(f"sort_{number}") for number, (key, _) in enumerate(keys)]
+        found = (
+            select(source.c.artifact_id, *named)
+            .where(*conditions)
+            .order_by(*_order(keys))
+            .limit(limit)
+            .subquery("found")
+        )
+        source, conditions = found, []
+        keys = [(found.c[one.name], key[1]) for one, key in zip(named, keys, strict=True)]
     return (
         select(
             Artifact.payload,
@@ -92,8 +106,8 @@ def page(shape: Shape) -> Executable:
         .select_from(source)
         .join(Artifact, Artifact.id == source.c.artifact_id)
         .where(*conditions)
-        .order_by(*(key.desc() if descends else key for key, descends in keys))
-        .limit(bindparam("limit", type_=Integer))
+        .order_by(*_order(keys))
+        .limit(limit)
     )
 
 
@@ -194,7 +208,11 @@ def _narrowed(shape: Shape) -> tuple[FromClause, list[ColumnElement[bool]]]:
             source.c.facet == shape.walked,
             source.c.value == bindparam(f"{shape.walked}_value"),
         ]
-    conditions.append(source.c.collection_id == collection_id)
+    of_collection: ColumnElement[Any] = source.c.collection_id
+    if shape.searched == "fts5":
+        # Not by the index of all members: SQLite would ask of each of them whether it was found.
+        of_collection = literal_column("+source.collection_id", String)
+    conditions.append(of_collection == collection_id)
     for facet in shape.probed:
         probe = Facet.__table__.alias(f"with_{facet}")
         conditions.append(
@@ -241,6 +259,10 @@ def _sort_keys(source: FromClause, shape: Shape) -> list[SortKey]:
         rank: ColumnElement[int] = case(*found_in, else_=last)
         return [(rank.label("rank"), False), *by_name]
     return by_name
+
+
+def _order(keys: list[SortKey]) -> list[ColumnElement[Any]]:
+    return [key.desc() if descends else key for key, descends in keys]
 
 
 def _beyond(keys: list[SortKey]) -> ColumnElement[bool]:

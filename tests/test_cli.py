@@ -84,6 +84,41 @@ def test_the_brake_stops_with_3_and_says_the_way_out(make_app, sqlite_url, colle
     assert "20 removed" in confirmed.stdout
 
 
+def test_a_confirmation_finds_its_collection(make_app, sqlite_url, sample, tmp_path):
+    collection = type(sample)(tmp_path / "big")
+    for number in range(50):
+        collection.skill(f"skill-{number}")
+    collections = {"big": collection.root, "work": sample.root}
+    runner = make_app(sqlite_url, collections).test_cli_runner()
+    runner.invoke(args=["artifact-cache", "populate"])
+    shutil.rmtree(collection.root / "skills")
+    collection.skill("left")
+
+    stopped = runner.invoke(args=["artifact-cache", "populate"])
+    assert stopped.exit_code == 3
+    assert "work: 0 created, 0 updated, 6 unchanged" in stopped.stdout
+    run_id = stopped.stderr.split("the id ")[1].split(".")[0]
+
+    confirmed = runner.invoke(args=["artifact-cache", "populate", "--confirm", run_id])
+    assert (confirmed.exit_code, "50 removed" in confirmed.stdout) == (0, True)
+
+
+def test_names_are_checked_before_anything_is_done(run):
+    result = run("populate", "work", "typo")
+
+    assert result.exit_code == 2
+    assert "typo" in result.stderr
+    assert "0 artifacts" in run("status").stdout
+
+
+def test_with_several_collections_one_has_to_be_named(make_app, sqlite_url, sample):
+    app = make_app(sqlite_url, {"a": sample.root, "b": sample.root})
+
+    result = app.test_cli_runner().invoke(args=["artifact-cache", "list"])
+
+    assert (result.exit_code, result.stderr) == (2, "Error: say which collection: a, b\n")
+
+
 def test_usage_errors_exit_with_2(run):
     assert run("list").exit_code == 1  # nothing was read yet
     run("populate")

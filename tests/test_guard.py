@@ -14,7 +14,7 @@ ROWS = st.lists(st.integers(0, 200), unique=True).map(
 
 def judge(known, seen, uncertain=(), **options):
     settings = {"is_empty": False, "percent": 20, "confirmed": 0, **options}
-    return losses(known, seen, is_uncertain=lambda path: path in uncertain, **settings)
+    return losses(known, seen, is_hidden=lambda path: path in uncertain, **settings)
 
 
 @given(known=ROWS, data=st.data())

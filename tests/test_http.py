@@ -105,7 +105,10 @@ def test_every_answer_below_the_prefix_is_ours(client, method, path):
 
 
 def test_options_and_head(client):
-    assert client.options(LIST).headers["Allow"]
+    for path in (LIST, f"{API}/", f"{LIST}/skill:pdf"):
+        assert client.options(path).headers["Allow"] == "GET, HEAD, OPTIONS"
+    assert client.options(f"{API}/a/b/c/d").status_code == 404
+    assert client.get(f"{API}/work//facets").status_code == 404
     head = client.head(LIST)
     assert (head.status_code, head.data) == (200, b"")
     assert head.headers["ETag"] == client.get(LIST).headers["ETag"]
@@ -132,6 +135,33 @@ def test_an_unexpected_failure_is_logged_and_not_told(make_app, sqlite_url, samp
     assert response.json["code"] == "internal_error"
     assert "hunter2" not in response.text
     assert "hunter2" in caplog.text
+
+
+def test_too_many_parameters_are_refused(client):
+    response = client.get(f"{LIST}?" + "&".join(["tag=x"] * 300))
+
+    assert (response.status_code, response.json["code"]) == (400, "invalid_request")
+
+
+def test_a_path_cannot_forge_a_line_of_the_log(make_app, sqlite_url, caplog):
+    def authorize(permission, collection_id):
+        raise RuntimeError
+
+    client = make_app(sqlite_url, authorize=authorize).test_client()
+    client.get(f"{API}/a%0aERROR%20forged/artifacts")
+
+    assert "\nERROR forged" not in caplog.records[0].getMessage()
+
+
+def test_a_database_that_is_down_is_a_503(make_app, sample):
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    url = "postgresql+psycopg://nobody@127.0.0.1:1/nowhere"
+    client = make_app(url, {"work": sample.root}, create=False).test_client()
+
+    response = client.get(LIST)
+
+    assert (response.status_code, response.json["code"]) == (503, "database_unavailable")
+    assert int(response.headers["Retry-After"]) > 0
 
 
 def test_the_host_may_close_the_reading_routes(make_app, sqlite_url, sample, populate):

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import json
 import random
-from datetime import timezone
+import shutil
+from dataclasses import replace
+from datetime import datetime, timezone
 from urllib.parse import quote
 
 import pytest
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flask_artifact_cache import cursors, search
+from flask_artifact_cache import (
+    ArtifactCache,
+    ArtifactManager,
+    bodies,
+    cursors,
+    populate_artifact_metadata,
+    search,
+)
 from flask_artifact_cache.errors import InvalidRequestError
+from flask_artifact_cache.files.artifact import uid
+from flask_artifact_cache.refresh import store
+from flask_artifact_cache.refresh.changes import compare
+from flask_artifact_cache.refresh.records import record
+from flask_artifact_cache.refresh.run import utc_now
+from flask_artifact_cache.refresh.transactions import on_engine
 
 API = "/api/v1/user-collections"
 LIST = f"{API}/work/artifacts"
@@ -241,6 +258,75 @@ def test_a_tag_that_a_proxy_changed_is_still_known(client, suffix):
     assert client.get(LIST, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
+def test_a_database_that_was_made_anew_is_not_mistaken_for_the_old_one(
+    app, client, sample, populate
+):
+    first = client.get(LIST)
+    assert client.get(f"{API}/work/facets").status_code == 200
+    with app.app_context():
+        app.extensions["sqlalchemy"].drop_all()
+        app.extensions["sqlalchemy"].create_all()
+    sample.remove("skills/pdf/SKILL.md")
+    populate(app)  # at the same time by the clock, with the same revision
+
+    response = client.get(LIST, headers={"If-None-Match": first.headers["ETag"]})
+
+    assert response.status_code == 200
+    assert names(response) == ["charts", "csv", "reviewer", "search", "tidy"]
+    assert response.json["page_info"]["total_count"] == 5
+
+
+def test_a_transaction_that_was_rolled_back_leaves_nothing_in_the_answers(make_app, sample):
+    app = make_app("sqlite://")
+    with app.app_context():
+        session = app.extensions["sqlalchemy"].session
+        for description in ("One.", "Two."):
+            sample.skill("pdf", description)
+            populate_artifact_metadata(session, ArtifactManager(sample.root), "work")
+            [item] = app.test_client().get(f"{LIST}?q=pdf").json["items"]
+            assert item["description"] == description
+            session.rollback()
+
+
+def test_a_clock_that_is_set_back_makes_rows_younger_again(app, client, clock):
+    clock.pass_(hours=1)
+    assert {item["state"] for item in client.get(LIST).json["items"]} == {"stale"}
+    clock.pass_(minutes=-45)
+    assert {item["state"] for item in client.get(LIST).json["items"]} == {"fresh"}
+
+
+def test_facets_of_a_stale_collection_are_still_conditional(app, client, clock):
+    clock.pass_(hours=1)
+    first = client.get(f"{API}/work/facets")
+    assert first.json["facets"]["state"] == [{"value": "stale", "count": 6}]
+    clock.pass_(hours=1)
+    known = {"If-None-Match": first.headers["ETag"]}
+    assert client.get(f"{API}/work/facets", headers=known).status_code == 304
+    assert client.get(f"{LIST}?state=stale").json["page_info"]["total_count"] == 6
+
+
+def test_ids_are_compared_exactly(everywhere):
+    for collection in ("work ", "WORK", "work\t", "%", "w_rk"):
+        assert everywhere.get(f"{API}/{quote(collection)}/artifacts").status_code == 404
+    for artifact in ("SKILL:pdf", "skill:PDF", "skill :pdf", "skill:pdf ", "skill:pdf\0", "\0"):
+        assert everywhere.get(f"{LIST}/{quote(artifact)}").status_code == 404, artifact
+    uid = everywhere.get(f"{LIST}/skill:pdf").json["uid"]
+    for other in (uid.upper(), uid + " ", uid[:-1]):
+        found = everywhere.get(f"{LIST}/{quote(other)}")
+        assert found.status_code == (200 if other == uid else 404)
+
+
+def test_kept_answers_are_bounded_keys_included():
+    kept = bodies.Bodies(max_bytes=100_000)
+    now = datetime(2026, 3, 1, tzinfo=timezone.utc)
+    for number in range(1000):
+        kept.get(("x" * 5000, number), "stamp", now, lambda: bodies.Body(b"{}", "etag"))
+
+    assert len(kept._entries) < 20
+    assert kept._bytes <= 100_000
+    assert kept._bytes == sum(entry.size for entry in kept._entries.values())
+
+
 def test_a_collection_that_was_not_read_yet_is_not_an_empty_one(make_app, sqlite_url, sample):
     client = make_app(sqlite_url, {"work": sample.root}).test_client()
 
@@ -289,6 +375,7 @@ def test_nobody_sees_half_of_a_first_populate(make_app, sqlite_url, collection, 
         ("after=AAAAAAAAAAAA", "after"),
         ("page=2", "page"),
         ("tag=a%00b", "tag"),
+        ("%61fter=x", "after"),
         ("q=" + "x" * 501, "q"),
         ("&".join(["tag=x"] * 51), "tag"),
     ],
@@ -346,38 +433,66 @@ def test_no_query_is_an_error(client, text):
     assert response.status_code == 200
 
 
+@pytest.fixture(scope="module")
+def ten_thousand(tmp_path_factory):
+    """A populated database of 10,000 skills, and their folder."""
+    folder = tmp_path_factory.mktemp("many")
+    random_ = random.Random(1)
+    for number in range(10_000):
+        skill = folder / "skills" / f"skill-{random_.randrange(10**6)}-{number}"
+        skill.mkdir(parents=True)
+        words = random_.choice(["Reads tables.", "Draws tables.", "Other."])
+        (skill / "SKILL.md").write_text(f"---\nname: {skill.name}\ndescription: {words}\n---\n")
+    app = Flask("host")
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{folder / 'host.db'}"
+    db = SQLAlchemy(app)
+    ArtifactCache(app, db)
+    with app.app_context():
+        db.create_all()
+        populate_artifact_metadata(db.session, ArtifactManager(folder), "work")
+        db.session.commit()
+        db.engine.dispose()
+    return folder
+
+
 @pytest.mark.parametrize("sort", ["name", "-updated_at", "relevance"])
 def test_paging_neither_skips_nor_repeats_while_rows_come_and_go(
-    make_app, sqlite_url, collection, populate, clock, sort
+    make_app, ten_thousand, tmp_path, sort
 ):
-    random_ = random.Random(sort)
-    for number in range(600):
-        words = random_.choice(["Reads tables.", "Draws tables.", "Other."])
-        collection.skill(f"skill-{random_.randrange(10**6)}-{number}", words)
-    app = make_app(sqlite_url, {"work": collection.root}, clock=clock)
-    populate(app)
+    shutil.copy(ten_thousand / "host.db", tmp_path)
+    app = make_app(f"sqlite:///{tmp_path / 'host.db'}", create=False)
     client = app.test_client()
+    random_ = random.Random(sort)
     query = "&q=table" if sort == "relevance" else ""
-    everything = {item["uid"] for item in walk(client, f"{LIST}?limit=200&sort={sort}{query}")}
-    folders = sorted((collection.root / "skills").iterdir())
-    throughout = set(everything)
+    everything = walk(client, f"{LIST}?limit=200&sort={sort}{query}")
+    throughout = {item["uid"] for item in everything}
+    assert len(throughout) == 10_000 or query
+    folders = sorted(path for path in (ten_thousand / "skills").iterdir())
+    manager = ArtifactManager(ten_thousand)
+    [template] = [manager.read(place) for place in manager.scan().places[:1]]
 
-    def disturb(_):
-        for _ in range(2):
-            folder = folders.pop(random_.randrange(len(folders)))
-            gone = client.get(f"{LIST}/skill:{folder.name}").json["uid"]
-            throughout.discard(gone)
-            (folder / "SKILL.md").unlink()
-            collection.skill(f"skill-{random_.randrange(10**6)}-new", "Draws tables.")
-        clock.pass_(seconds=1)
-        populate(app)
+    def disturb(page):
+        with app.app_context():
+            engine = app.extensions["sqlalchemy"].engine
+        with on_engine(engine).write() as connection:
+            gone = [folders.pop(random_.randrange(len(folders))) for _ in range(20)]
+            uids = [uid("work", "skill", f"skills/{one.name}/SKILL.md") for one in gone]
+            throughout.difference_update(uids)
+            store.remove(connection, [row.id for row in store.stored(connection, uids).values()])
+            new = [
+                replace(template, name=name, path=f"skills/{name}/SKILL.md")
+                for name in (f"skill-{random_.randrange(10**6)}-new" for _ in range(20))
+            ]
+            changes = [compare(record("work", one), None) for one in new]
+            store.apply(connection, ["work"], changes, utc_now())
+            store.publish(connection, "work")
 
-    pages = walk(client, f"{LIST}?limit=40&sort={sort}{query}", disturb)
+    pages = walk(client, f"{LIST}?limit=200&sort={sort}{query}", disturb)
     seen = [item["uid"] for item in pages]
 
     assert len(seen) == len(set(seen))
     assert throughout <= set(seen)
-    assert len(throughout) > 150
+    assert len(throughout) > 5_000
 
 
 def walk(client, url, between=lambda page: None):

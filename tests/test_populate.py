@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
+import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,9 @@ from flask_artifact_cache.models import (
     RefreshRun,
     SearchText,
 )
+from flask_artifact_cache.refresh import lease, store
+from flask_artifact_cache.refresh.run import Report
+from flask_artifact_cache.refresh.transactions import on_engine
 
 
 def rows(app, statement):
@@ -422,3 +428,185 @@ def test_a_manifest_that_breaks_takes_nothing_from_what_it_named(
     manifest.write_text(whole)
     collection.write(".mcp.json", '{"mcpServers": {}}')
     assert populate(app).removed == 1
+
+
+def test_a_lease_that_nobody_wanted_is_still_ours_and_a_lost_one_is_not(empty_app, database_url):
+    with empty_app.app_context():
+        engine = empty_app.extensions["sqlalchemy"].engine
+        with on_engine(engine).write() as connection:
+            store.ensure_collection(connection, "work")
+            ours = lease.acquire(connection, "work")
+            connection.execute(sa.update(Collection).values(lease_until_ms=1))
+            ours.renew(connection)  # a slow disk, and nobody else
+            with pytest.raises(BusyError):
+                lease.acquire(connection, "work")
+            connection.execute(sa.update(Collection).values(lease_until_ms=1))
+            lease.acquire(connection, "work")
+            with pytest.raises(BusyError, match="taken over"):
+                ours.renew(connection)
+
+
+def in_parallel(*calls):
+    """What each call gives or raises, all made at the same time."""
+    results = [None] * len(calls)
+    barrier = threading.Barrier(len(calls))
+
+    def run(number, call):
+        barrier.wait()
+        try:
+            results[number] = call()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            results[number] = error
+
+    threads = [threading.Thread(target=run, args=one) for one in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_first_populates_at_the_same_time_do_it_once(empty_app, populate):
+    results = in_parallel(*[lambda: populate(empty_app)] * 4)
+
+    assert all(isinstance(one, (Report, BusyError)) for one in results), results
+    assert sum(one.created for one in results if isinstance(one, Report)) == 6
+    assert scalar(empty_app, sa.select(sa.func.count()).select_from(Artifact)) == 6
+
+
+@pytest.fixture
+def gathered(make_app, database_url, sample, private):
+    """An app whose collection ``default`` gathers ``work`` and ``home``; only the first is read."""
+    app = make_app(database_url, {"work": sample.root})
+    manager = CollectionManager({"work": sample.root})
+    with app.app_context():
+        session = app.extensions["sqlalchemy"].session
+        migrate_artifacts_to_default_collection(session, manager.artifacts("work"), manager)
+        session.commit()
+    return make_app(database_url, {"work": sample.root, "home": private}, create=False)
+
+
+def test_a_first_populate_that_is_killed_shows_nowhere(gathered, populate):
+    def kill(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        populate(gathered, "home", progress=kill)
+    assert scalar(gathered, sa.select(sa.func.count()).select_from(Artifact)) == 8
+
+    client = gathered.test_client()
+    api = "/api/v1/user-collections"
+    page = client.get(f"{api}/default/artifacts").json
+    assert (len(page["items"]), page["page_info"]["total_count"]) == (6, 6)
+    types = client.get(f"{api}/default/facets").json["facets"]["type"]
+    assert sum(one["count"] for one in types) == 6
+    assert client.get(f"{api}/home/artifacts").status_code == 503
+
+    populate(gathered, "home")
+    assert client.get(f"{api}/default/artifacts").json["page_info"]["total_count"] == 8
+    types = client.get(f"{api}/default/facets").json["facets"]["type"]
+    assert sum(one["count"] for one in types) == 8
+
+
+def test_collections_that_are_gathered_can_be_refreshed_at_once(
+    gathered, populate, sample, private
+):
+    populate(gathered, "home")
+    for number in range(40):
+        sample.skill(f"more-{number}")
+        (private / "skills" / f"mine-{number}").mkdir()
+        (private / "skills" / f"mine-{number}" / "SKILL.md").write_text(
+            f"---\nname: mine-{number}\ndescription: Mine.\n---\n"
+        )
+
+    results = in_parallel(lambda: populate(gathered, "work"), lambda: populate(gathered, "home"))
+
+    assert [getattr(one, "created", one) for one in results] == [40, 40]
+    in_default = sa.select(sa.func.count()).where(CollectionArtifact.collection_id == "default")
+    assert scalar(gathered, in_default) == 88
+
+
+def test_a_populate_in_memory_leaves_the_hosts_transaction_to_the_host(make_app, sample, populate):
+    app = make_app("sqlite://", {"work": sample.root})
+    with app.app_context():
+        session = app.extensions["sqlalchemy"].session
+        session.execute(sa.text("CREATE TABLE host (name TEXT)"))
+        session.commit()
+        session.execute(sa.text("INSERT INTO host VALUES ('pending')"))
+        app.extensions["artifact_cache"].service.populate("work")
+        session.rollback()
+        assert session.scalar(sa.text("SELECT COUNT(*) FROM host")) == 0
+
+    assert populate(app).created == 6  # nothing of the host is pending now
+    assert app.test_client().get(LIST).json["page_info"]["total_count"] == 6
+
+
+LIST = "/api/v1/user-collections/work/artifacts"
+
+
+def test_an_unreadable_root_gives_the_lease_back_to_a_caller_who_goes_on(
+    make_app, sqlite_url, tmp_path, sample
+):
+    app = make_app(sqlite_url)
+    with app.app_context():
+        session = app.extensions["sqlalchemy"].session
+        with pytest.raises(RootUnavailableError):
+            populate_artifact_metadata(session, ArtifactManager(tmp_path / "gone"), "work")
+        session.commit()
+        assert populate_artifact_metadata(session, ArtifactManager(sample.root), "work").created
+        with pytest.raises(ConfigurationError, match="is no id"):
+            populate_artifact_metadata(session, ArtifactManager(sample.root), "A b")
+
+
+class AsNobody(ArtifactManager):
+    """Looks at the files as an account whom permissions stop."""
+
+    def walk(self):
+        with as_nobody():
+            return super().walk()
+
+
+@contextmanager
+def as_nobody():
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_an_unreadable_folder_says_nothing_about_the_others(make_app, sqlite_url, clock):
+    with tempfile.TemporaryDirectory() as above:  # tmp_path is closed to others
+        Path(above).chmod(0o755)
+        root = Path(above) / "collection"
+        for name in ("shut", "open", "edited"):
+            (root / "skills" / name).mkdir(parents=True)
+            (root / "skills" / name / "SKILL.md").write_text(
+                f"---\nname: {name}\ndescription: x\n---\n"
+            )
+        app = make_app(sqlite_url, {"work": root}, clock=clock)
+
+        def run():
+            with app.app_context():
+                session = app.extensions["sqlalchemy"].session
+                report = populate_artifact_metadata(session, AsNobody(root), "work")
+                session.execute(sa.update(Collection).values(lease_until_ms=0))
+                session.commit()
+                return report
+
+        assert run().created == 3
+        with app.app_context():
+            session = app.extensions["sqlalchemy"].session
+            session.execute(sa.update(Artifact).values(condition="missing"))
+            session.commit()
+        (root / "skills" / "shut").chmod(0)
+        (root / "skills" / "edited" / "SKILL.md").unlink()
+        report = run()
+        (root / "skills" / "shut").chmod(0o755)
+
+    assert (report.removed, report.outcome) == (1, "partial")
+    conditions = {row.name: row.condition for (row,) in rows(app, sa.select(Artifact))}
+    assert conditions == {"shut": "missing", "open": "ok"}

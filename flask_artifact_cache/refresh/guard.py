@@ -43,7 +43,7 @@ def losses(
     known: Sequence[Known],
     seen: Collection[str],
     *,
-    is_uncertain: Callable[[str], bool],
+    is_hidden: Callable[[str], bool],
     is_empty: bool,
     percent: float,
     confirmed: int,
@@ -51,13 +51,13 @@ def losses(
     """Judge what was known and is not seen any more.
 
     :param seen: the uids of the artifacts on the disk.
-    :param is_uncertain: whether nothing follows from the absence of a path.
+    :param is_hidden: whether nothing follows from the absence of a path.
     :param is_empty: whether the folder holds no file at all.
     :param percent: of the known artifacts; losing more at once needs a confirmation.
     :param confirmed: how many removals somebody has seen and agreed to.
     """
     absent = [row for row in known if row.uid not in seen]
-    gone = [row.id for row in absent if not is_uncertain(row.path)]
+    gone = [row.id for row in absent if not is_hidden(row.path)]
     emptied = is_empty and bool(gone)
     unbelievable = emptied or is_mass_loss(len(gone), len(known), percent)
     return Losses(

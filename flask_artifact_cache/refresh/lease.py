@@ -1,8 +1,9 @@
 """One refresh of a collection at a time, across threads, processes and machines.
 
-The lease is three columns of the collection's row, taken and renewed by a conditional UPDATE
-that counts on the database's clock alone. Every write of a refresh renews it in the same
-transaction, so a process that slept past its lease can write nothing when it wakes.
+The lease is two columns of the collection's row, taken by a conditional UPDATE that counts on
+the database's clock alone. Every write of a refresh proves in the same transaction that it is
+still the holder: whoever took the lease after it ran out has put another name there, so a process
+that slept can write nothing when it wakes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, literal_column, se
 from ..errors import BusyError
 from ..models import Collection
 
-LEASE_MS = 60_000  # a batch is read and written in far less
+LEASE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +27,24 @@ class Lease:
     holder: str
 
     def renew(self, connection: Connection) -> None:
-        """Prove that the lease is still ours, and prolong it.
+        """Prove that nobody has taken the lease, and prolong it.
 
-        :raises BusyError: if it ran out; another refresh may have begun since.
+        A lease that ran out and that nobody wanted is still ours: a slow disk is no reason to
+        give up.
+
+        :raises BusyError: if another refresh has begun since.
         """
-        now = _now_ms(connection)
-        if not self._update(connection, Collection.lease_until_ms > now, until=now + LEASE_MS):
-            raise BusyError(f"the refresh of '{self.collection_id}' took too long and was given up")
+        if not self._update(connection, until=_now_ms(connection) + LEASE_MS):
+            raise BusyError(f"another process has taken over the refresh of '{self.collection_id}'")
 
     def release(self, connection: Connection) -> None:
         """Let the next one in; without effect if the lease was lost."""
         self._update(connection, until=literal_column("0"))
 
-    def _update(
-        self, connection: Connection, *where: ColumnElement[bool], until: ColumnElement[int]
-    ) -> bool:
+    def _update(self, connection: Connection, until: ColumnElement[int]) -> bool:
         statement = (
             update(Collection)
             .where(Collection.id == self.collection_id, Collection.lease_holder == self.holder)
-            .where(*where)
             .values(lease_until_ms=until)
         )
         return connection.execute(statement).rowcount == 1
@@ -63,7 +63,6 @@ def acquire(connection: Connection, collection_id: str) -> Lease:
         .values(
             lease_holder=holder,
             lease_until_ms=now + LEASE_MS,
-            lease_epoch=Collection.lease_epoch + 1,
         )
     )
     if taken.rowcount != 1:

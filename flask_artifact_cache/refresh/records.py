@@ -107,12 +107,6 @@ def last_good(payload: bytes, error: Problem) -> bytes:
     return as_json({**json.loads(payload), "error": as_dict(error)})
 
 
-def changed_fields(before: bytes, after: bytes) -> list[str]:
-    """The names of the fields in which two payloads differ."""
-    old, new = json.loads(before), json.loads(after)
-    return [name for name in new if old.get(name) != new[name]]
-
-
 def name_key(name: str) -> str:
     """What names are sorted by: their code points, without case, to the key's length."""
     return folded(name)[:NAME_KEY_LENGTH]

@@ -13,7 +13,13 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from ..errors import InvalidRequestError, MassLossError, RootUnavailableError, VanishedError
+from ..errors import (
+    ArtifactCacheError,
+    InvalidRequestError,
+    MassLossError,
+    RootUnavailableError,
+    VanishedError,
+)
 from ..files.garbage import uncollected
 from ..files.layouts import Place
 from ..files.manager import ArtifactManager, Scan
@@ -109,7 +115,12 @@ def populate(
     """
     report = Report(refresh_id=secrets.token_hex(16), collection_id=collection_id, dry_run=dry_run)
     started_at, started = clock(), time.perf_counter()
-    log.info("%s of collection '%s' started", trigger, collection_id)
+    log.info(
+        "%s of collection '%s' started",
+        trigger,
+        collection_id,
+        extra={"artifact_cache": {"collection": collection_id, "run": report.refresh_id}},
+    )
     with _one_at_a_time(transactions, collection_id, dry_run) as renew:
         run = _Run(transactions, manager, report, started_at, renew, mass_loss_percent)
         try:
@@ -118,6 +129,7 @@ def populate(
             report.outcome = "failed"
             report.errors.append({"code": error.code, "message": str(error)})
             run.save(trigger, clock())
+            _log_report(trigger, report)
             raise
         report.duration_seconds = round(time.perf_counter() - started, 3)
         run.save(trigger, clock())
@@ -175,14 +187,14 @@ class _Run:
         lost = losses(
             known,
             found.seen,
-            is_uncertain=scan.is_uncertain,
+            is_hidden=scan.is_hidden,
             is_empty=scan.is_empty,
             percent=self.mass_loss_percent,
             confirmed=confirmed,
         )
         self._judge(scan, lost)
         if not self.report.dry_run:
-            self._write(scan, found, lost)
+            self._write(scan, found, lost, first)
 
     def _read(self, scan: Scan, first: bool, progress: Progress) -> _Found:
         """Read every artifact; write them at once if nobody can see them yet."""
@@ -196,7 +208,8 @@ class _Run:
             elif first:
                 with uncollected(), self.transactions.write() as connection:
                     self.renew(connection)
-                    store.apply(connection, self.report.collection_id, changes, self.now)
+                    # Collections that gather this one are visible already.
+                    store.apply(connection, [self.report.collection_id], changes, self.now)
                 found.waiting.clear()
             elif time.monotonic() - renewed > RENEW_S:
                 with self.transactions.write() as connection:
@@ -214,7 +227,7 @@ class _Run:
         elif report.errors or not scan.complete:
             report.outcome = "partial"
 
-    def _write(self, scan: Scan, found: _Found, lost: Losses) -> None:
+    def _write(self, scan: Scan, found: _Found, lost: Losses, first: bool) -> None:
         """Bring the rows in line, all at once for those who read them."""
         collection_id = self.report.collection_id
         # One timestamp of the collection verifies all of its rows, if all were.
@@ -222,7 +235,11 @@ class _Run:
         verified = {"verified_at": self.now} if settled else {}
         with self.transactions.write() as connection:
             self.renew(connection)
-            store.apply(connection, collection_id, found.waiting, self.now)
+            gathering = store.gathering(connection, except_=collection_id)
+            store.apply(connection, [collection_id, *gathering], found.waiting, self.now)
+            if first:
+                for one in gathering:
+                    store.gather(connection, one, [collection_id])
             if not settled:
                 store.verify(connection, found.unchanged, self.now)
             if not lost.withheld:
@@ -322,9 +339,9 @@ def _one_at_a_time(
         lease = leases.acquire(connection, collection_id)
     try:
         yield lease.renew
-    except BaseException:
-        # In the caller's transaction the lease goes with the rollback.
-        if transactions.own:
+    except BaseException as error:
+        # A caller's transaction that is broken takes the lease with it when it is rolled back.
+        if transactions.own or isinstance(error, ArtifactCacheError):
             with transactions.write() as connection:
                 lease.release(connection)
         raise
@@ -334,6 +351,7 @@ def _one_at_a_time(
 
 def _log_report(trigger: str, report: Report) -> None:
     figures = {
+        "synced": report.artifacts_refreshed,
         "created": report.created,
         "updated": report.updated,
         "unchanged": report.unchanged,
@@ -344,13 +362,21 @@ def _log_report(trigger: str, report: Report) -> None:
         "errors": len(report.errors),
         "seconds": report.duration_seconds,
     }
-    log.info(
+    log.log(
+        logging.INFO if report.outcome == "succeeded" else logging.WARNING,
         "%s of collection '%s' %s: %s",
         trigger,
         report.collection_id,
         report.outcome,
         " ".join(f"{name}={value}" for name, value in figures.items()),
-        extra={"artifact_cache": {"collection": report.collection_id, **figures}},
+        extra={
+            "artifact_cache": {
+                "collection": report.collection_id,
+                "run": report.refresh_id,
+                "outcome": report.outcome,
+                **figures,
+            }
+        },
     )
 
 

@@ -6,13 +6,17 @@ Every function works on the connection it is given and ends no transaction. Rows
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
+from .. import search
 from ..freshness import CONDITIONS, MISSING
 from ..models import Artifact, Collection, CollectionArtifact, Facet, RefreshRun, SearchText
 from .changes import CREATED, UNCHANGED, UPDATED, Change, Stored
@@ -33,13 +37,12 @@ def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
 
 
 def ensure_collection(connection: Connection, collection_id: str) -> None:
-    """Make sure that the collection has its row."""
+    """Make sure that the collection has its row; somebody else may be making it right now."""
     if connection.scalar(select(Collection.id).where(Collection.id == collection_id)) is None:
-        connection.execute(
-            insert(Collection).values(
-                id=collection_id, revision=0, artifact_count=0, path_available=True, problems=[]
+        with suppress(IntegrityError), connection.begin_nested():
+            connection.execute(
+                insert(Collection).values(id=collection_id, stamp=_stamp(), problems=[])
             )
-        )
 
 
 def stored(connection: Connection, uids: Sequence[str]) -> dict[str, Stored]:
@@ -63,13 +66,14 @@ def known(connection: Connection, collection_id: str) -> list[Known]:
 
 
 def apply(
-    connection: Connection, collection_id: str, changes: Iterable[Change], now: datetime
+    connection: Connection, members: Sequence[str], changes: Iterable[Change], now: datetime
 ) -> None:
     """Write what has changed.
 
     Rows that have not are left alone, but for a condition that no longer holds.
+
+    :param members: the collections that a new artifact becomes a member of.
     """
-    members = [collection_id, *gathering(connection, except_=collection_id)]
     for batch in batches(changes):
         _create(connection, members, [c for c in batch if c.kind == CREATED], now)
         _update(connection, members, [c for c in batch if c.kind == UPDATED], now)
@@ -90,21 +94,24 @@ def verify(
 
 
 def gathering(connection: Connection, except_: str) -> list[str]:
-    """The collections whose members are the artifacts of all others, too."""
+    """The collections whose members are the artifacts of all others, too.
+
+    Their rows are locked in one order: refreshes of two others would both write to them.
+    """
     return list(
         connection.scalars(
-            select(Collection.id).where(Collection.gathers.is_(True), Collection.id != except_)
+            select(Collection.id)
+            .where(Collection.gathers.is_(True), Collection.id != except_)
+            .order_by(Collection.id)
+            .with_for_update()
         )
     )
 
 
-def gather(connection: Connection, collection_id: str) -> None:
-    """Make every artifact there is a member of the collection, now and from now on."""
-    connection.execute(
-        update(Collection).where(Collection.id == collection_id).values(gathers=True)
-    )
+def gather(connection: Connection, collection_id: str, owners: Sequence[str]) -> None:
+    """Make every artifact of the owners a member of the collection."""
     owner = CollectionArtifact.__table__.alias("owner")
-    absent = ~(
+    absent = Artifact.collection_id.in_(owners) & ~(
         select(CollectionArtifact.artifact_id)
         .where(
             CollectionArtifact.collection_id == collection_id,
@@ -169,6 +176,18 @@ def set_unavailable(connection: Connection, collection_id: str) -> None:
     )
 
 
+def set_gathering(connection: Connection, collection_id: str) -> None:
+    """Let the collection gather the artifacts of all others from now on."""
+    connection.execute(
+        update(Collection).where(Collection.id == collection_id).values(gathers=True)
+    )
+
+
+def complete(connection: Connection) -> list[str]:
+    """The collections that readers may see: those that were read completely once."""
+    return list(connection.scalars(select(Collection.id).where(Collection.revision > 0)))
+
+
 def publish(connection: Connection, collection_id: str, **columns: Any) -> None:
     """Let readers see what was written: move the revision of every collection concerned.
 
@@ -181,6 +200,7 @@ def publish(connection: Connection, collection_id: str, **columns: Any) -> None:
             .where(Collection.id == one)
             .values(
                 revision=Collection.revision + 1,
+                stamp=_stamp(),
                 artifact_count=count.scalar_subquery(),
                 **(columns if one == collection_id else {}),
             )
@@ -193,8 +213,12 @@ def save_run(connection: Connection, **columns: Any) -> None:
     connection.execute(insert(RefreshRun).values(**columns))
 
 
+def _stamp() -> str:
+    return secrets.token_hex(8)
+
+
 def _create(
-    connection: Connection, members: list[str], changes: list[Change], now: datetime
+    connection: Connection, members: Sequence[str], changes: list[Change], now: datetime
 ) -> None:
     if not changes:
         return
@@ -236,10 +260,11 @@ def _create(
         _table(SearchText),
         [(row_id, *change.record.search) for row_id, change in rows],
     )
+    search.added(connection, [row_id for row_id, _ in rows])
 
 
 def _update(
-    connection: Connection, members: list[str], changes: list[Change], now: datetime
+    connection: Connection, members: Sequence[str], changes: list[Change], now: datetime
 ) -> None:
     kept = [change for change in changes if change.keeps_last_good]
     if kept:
@@ -283,9 +308,9 @@ def _update(
     )
     connection.execute(delete(Facet).where(Facet.artifact_id.in_([row_id for row_id, _ in rows])))
     _insert_facets(connection, members, rows)
-    search = _table(SearchText)
+    text = _table(SearchText)
     connection.execute(
-        update(search).where(search.c.artifact_id == bindparam("row_id")),
+        update(text).where(text.c.artifact_id == bindparam("row_id")),
         [
             {
                 "row_id": row_id,
@@ -297,7 +322,7 @@ def _update(
 
 
 def _insert_facets(
-    connection: Connection, members: list[str], rows: list[tuple[int, Change]]
+    connection: Connection, members: Sequence[str], rows: list[tuple[int, Change]]
 ) -> None:
     _insert_plain(
         connection,

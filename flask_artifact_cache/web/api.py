@@ -63,7 +63,9 @@ ROUTES: tuple[tuple[str, tuple[str, ...], Callable[..., ResponseReturnValue], st
 )
 
 # What the catch-all asks about methods; the application's own map would count the catch-all in.
-_RULES = Map([Rule(rule, methods=methods) for rule, methods, _, _ in ROUTES]).bind("")
+_RULES = Map(
+    [Rule(rule, methods=methods) for rule, methods, _, _ in ROUTES], merge_slashes=False
+).bind("")
 
 
 def blueprint(prefix: str, authorize: Authorize | None) -> Blueprint:
@@ -93,6 +95,7 @@ def blueprint(prefix: str, authorize: Authorize | None) -> Blueprint:
             view_func=guarded(view, permission),
             methods=methods,
             strict_slashes=False,
+            provide_automatic_options=False,
         )
     for rule in ("/", "/<path:rest>"):
         bp.add_url_rule(

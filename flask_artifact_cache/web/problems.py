@@ -7,7 +7,8 @@ import logging
 from typing import Any
 
 from flask import Response, request
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
 from ..database import schema_error
@@ -32,7 +33,15 @@ def respond(error: Exception) -> Response:
         return _known(error)
     if isinstance(error, HTTPException):
         return _http(error)
-    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    if isinstance(error, (OperationalError, InterfaceError, PoolTimeoutError)):
+        log.error("%s %r: no database: %s", request.method, request.path, type(error).__name__)
+        response = problem(
+            503, "database_unavailable", "The database is not available", "Try again later."
+        )
+        response.headers["Retry-After"] = "5"
+        return response
+    # Quoted, since a path may hold line breaks.
+    log.error("%s %r failed", request.method, request.path, exc_info=error)
     return problem(500, "internal_error", ArtifactCacheError.title, "See the server's log.")
 
 

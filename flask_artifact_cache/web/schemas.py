@@ -11,12 +11,13 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
-from .. import freshness, queries
+from .. import freshness, queries, statements
 from ..errors import InvalidRequestError
 from ..files.artifact import TYPES
 
 MAX_VALUES = 50
 MAX_LENGTH = 500
+MAX_PARAMETERS = 200
 
 
 def _no_nul(value: str) -> None:
@@ -49,7 +50,7 @@ class ListingArgs(FilterArgs):
 
     limit = fields.Integer(validate=validate.Range(1, 200), load_default=50)
     after = fields.String()
-    sort = fields.String(validate=validate.OneOf(queries.SORTS), load_default=None)
+    sort = fields.String(validate=validate.OneOf(statements.SORTS), load_default=None)
 
 
 class FacetArgs(FilterArgs):
@@ -77,7 +78,12 @@ def query(schema: str, query_string: bytes) -> Mapping[str, Any]:
     rules = _SCHEMAS[schema]
     text = query_string.decode("utf-8", "replace")
     values: dict[str, list[str]] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True, max_num_fields=200):
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+    except ValueError:
+        message = f"at most {MAX_PARAMETERS} parameters are taken"
+        raise InvalidRequestError(message) from None
+    for name, value in pairs:
         values.setdefault(name, []).append(value)
     errors = [
         (name, f"is not a parameter here; known: {', '.join(sorted(rules.fields)) or 'none'}")

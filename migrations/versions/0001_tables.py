@@ -30,6 +30,7 @@ def upgrade() -> None:
         "artifact_cache_collection",
         sa.Column("id", exact(64), primary_key=True),
         sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("stamp", sa.String(16), nullable=False),
         sa.Column("artifact_count", sa.Integer(), nullable=False),
         sa.Column("path_available", sa.Boolean(), nullable=False),
         sa.Column("gathers", sa.Boolean(), nullable=False),
@@ -37,14 +38,13 @@ def upgrade() -> None:
         sa.Column("problems", sa.JSON(), nullable=False),
         sa.Column("lease_holder", sa.String(64), nullable=True),
         sa.Column("lease_until_ms", sa.BigInteger(), nullable=False),
-        sa.Column("lease_epoch", sa.BigInteger(), nullable=False),
     )
     op.create_table(
         "artifact_cache_artifact",
         sa.Column("id", BigKey, primary_key=True),
         sa.Column("uid", exact(16), nullable=False),
         sa.Column("collection_id", exact(64), nullable=False),
-        sa.Column("type", sa.String(16), nullable=False),
+        sa.Column("type", exact(16), nullable=False),
         sa.Column("name", LongText, nullable=False),
         sa.Column("path", LongText, nullable=False),
         sa.Column("description", LongText, nullable=True),
