@@ -42,7 +42,8 @@ class Host:
     def change(self) -> None:
         """Move the collection's revision, as every refresh that changes something does."""
         self.database.execute(
-            "UPDATE artifact_cache_collection SET revision = revision + 1 WHERE id = ?",
+            "UPDATE artifact_cache_collection SET revision = revision + 1,"
+            " stamp = lower(hex(randomblob(8))) WHERE id = ?",
             (COLLECTION,),
         )
 

@@ -370,16 +370,16 @@ def _items(rows: Iterable[Sequence[Any]], at: Moment) -> tuple[list[bytes], date
     """
     items: list[bytes] = []
     expires_at: datetime | None = None
-    tails: dict[tuple[Any, ...], tuple[bytes, datetime | None]] = {}
-    for payload, condition, collection_id, synced_at, updated_at, *_ in rows:
-        key = (condition, collection_id, synced_at, updated_at)
+    tails: dict[Sequence[Any], bytes] = {}
+    for row in rows:
+        key = row[1:5]
         if key not in tails:
+            condition, collection_id, synced_at, updated_at = key
             synced_at = None if synced_at is None else utc(synced_at)
-            tails[key] = _tail(at, condition, collection_id, synced_at, utc(updated_at))
-        tail, expires = tails[key]
-        items.append(payload[:-1] + tail)
-        if expires is not None and (expires_at is None or expires < expires_at):
-            expires_at = expires
+            tails[key], expires = _tail(at, condition, collection_id, synced_at, utc(updated_at))
+            if expires is not None and (expires_at is None or expires < expires_at):
+                expires_at = expires
+        items.append(row[0][:-1] + tails[key])
     return items, expires_at
 
 

@@ -116,7 +116,8 @@ class ArtifactCacheService:
                 "end_cursor": page.end_cursor,
                 "total_count": total,
             }
-            data = b'{"items":[' + b",".join(page.items) + b'],"page_info":' + as_json(info) + b"}"
+            listed = b",".join(page.items)
+            data = b"".join((b'{"items":[', listed, b'],"page_info":', as_json(info), b"}"))
             expires_at = page.expires_at
             if listing.filters.states:
                 expires_at = queries.next_change(connection, at)

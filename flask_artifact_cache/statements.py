@@ -57,12 +57,12 @@ class Shape:
     after: bool = False
 
 
-def raw(time: Any) -> ColumnElement[Any]:
-    """A time as the driver gives it; ``models.utc`` makes one of it.
+def raw(column: Any) -> ColumnElement[Any]:
+    """A value as the driver gives it: bytes as bytes; of a time ``models.utc`` makes one.
 
     Most rows of a page share their times. Converting each took a third of the page's time.
     """
-    return type_coerce(time, NullType())
+    return type_coerce(column, NullType())
 
 
 def position_types(shape: Shape) -> list[type]:
@@ -96,7 +96,7 @@ def page(shape: Shape) -> Executable:
         keys = [(found.c[one.name], key[1]) for one, key in zip(named, keys, strict=True)]
     return (
         select(
-            Artifact.payload,
+            raw(Artifact.payload),
             Artifact.condition,
             Artifact.collection_id,
             raw(Artifact.synced_at),
