@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import signal
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
@@ -69,12 +68,17 @@ def main() -> None:
             f"Read {report.created} artifacts in {report.duration_seconds:.2f} s"
             f" ({report.quarantined} unreadable) from {collection}"
         )
+
+        def stop(*_: object) -> None:
+            # A terminal and tox both send one; the second would kill what the first has ended.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            raise SystemExit(0)
+
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
         print("\nCtrl-C ends it.", flush=True)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             server.serve_forever()
-        except KeyboardInterrupt:
-            pass
         finally:
             server.server_close()
 

@@ -1,0 +1,55 @@
+"""The demo shows a listing within moments, and ends when it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parent.parent / "examples" / "demo" / "app.py"
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_serves_the_sample_until_it_is_interrupted(tmp_path, end):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, str(DEMO), "--port", "0"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        lines = []
+        for line in demo.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line:
+                break
+        [url] = re.findall(r"Listing: +(\S+)", "".join(lines))
+        with urllib.request.urlopen(url) as response:
+            page = json.load(response)
+        demo.send_signal(end)
+        assert demo.wait(20) == 0
+
+    assert page["page_info"]["total_count"] == 7
+    assert "Read 7 artifacts" in "".join(lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(DEMO), "--collection", str(tmp_path / "nope")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "there is no folder" in done.stderr
