@@ -221,7 +221,7 @@ def page(connection: Connection, one: Head, listing: Listing, at: Moment) -> Pag
         position = cursors.read(listing.after, purpose, statements.position_types(shape))
         values |= {f"key_{number}": value for number, value in enumerate(position)}
     values["limit"] = listing.limit + 1
-    rows = connection.execute(statements.page(shape), values).all()
+    rows = _rows(connection, shape, values)
     shown = rows[: listing.limit]
     items, expires_at = _items(shown, at)
     return Page(
@@ -230,6 +230,23 @@ def page(connection: Connection, one: Head, listing: Listing, at: Moment) -> Pag
         has_next_page=len(rows) > listing.limit,
         expires_at=expires_at,
     )
+
+
+def _rows(connection: Connection, shape: Shape, values: dict[str, Any]) -> Sequence[Sequence[Any]]:
+    """The rows of a page; on the driver's own cursor, where that gives the same.
+
+    None of their values needs a conversion, and looking at each of them takes SQLAlchemy a
+    fifth of the whole page's time.
+    """
+    known = statements.page_text(shape, connection.dialect)
+    if known is None:
+        return connection.execute(statements.page(shape), values).all()
+    statement, order, fixed = known
+    given = {**fixed, **values}
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.execute(statement, [given[name] for name in order] if order else given)
+        rows: Sequence[Sequence[Any]] = cursor.fetchall()
+    return rows
 
 
 def next_change(connection: Connection, at: Moment) -> datetime | None:

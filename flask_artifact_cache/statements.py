@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
     ColumnElement,
+    Dialect,
     Executable,
     FromClause,
     Integer,
@@ -34,6 +35,10 @@ from sqlalchemy.types import NullType
 
 from . import freshness, search
 from .models import Artifact, Collection, CollectionArtifact, Facet, UtcDateTime
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql import ClauseElement
+    from sqlalchemy.sql.compiler import SQLCompiler
 
 NAME, UPDATED, RELEVANCE = SORTS = ("name", "-updated_at", "relevance")
 
@@ -109,6 +114,20 @@ def page(shape: Shape) -> Executable:
         .order_by(*_order(keys))
         .limit(limit)
     )
+
+
+@lru_cache(maxsize=512)
+def page_text(shape: Shape, dialect: Dialect) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
+    """:func:`page` as text for the driver: the order of its parameters, and their own values.
+
+    None for a shape whose parameters SQLAlchemy has to convert: lists and times.
+    """
+    if shape.probed or shape.states or shape.sort == UPDATED:
+        return None
+    statement = cast("ClauseElement", page(shape))
+    compiled = cast("SQLCompiler", statement.compile(dialect=dialect))
+    fixed = {name: value for name, value in compiled.params.items() if value is not None}
+    return str(compiled), tuple(compiled.positiontup or ()), fixed
 
 
 @lru_cache(maxsize=512)
