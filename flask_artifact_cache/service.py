@@ -195,8 +195,6 @@ class ArtifactCacheService:
             raise InvalidRequestError(f"there is no run '{refresh_id}'")
         return found
 
-    # --- parts -------------------------------------------------------------------------------
-
     def configured(self, collection_id: str) -> ArtifactManager:
         """The file side of a collection.
 
@@ -208,6 +206,8 @@ class ArtifactCacheService:
                 f"'{collection_id}' is not in ARTIFACT_CACHE_COLLECTIONS (configured: {known})"
             )
         return self.collections.artifacts(collection_id)
+
+    # --- parts -------------------------------------------------------------------------------
 
     def _body(
         self,
