@@ -227,6 +227,21 @@ class Facet(Base):
     label: Mapped[str] = mapped_column(LongText)
 
 
+class FacetCount(Base):
+    """How many members of a collection have a value of a facet.
+
+    Kept by those who write, because whoever reads would have to count up to all members.
+    """
+
+    __tablename__ = "artifact_cache_facet_count"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    collection_id: Mapped[str] = mapped_column(exact(64), primary_key=True)
+    facet: Mapped[str] = mapped_column(exact(8), primary_key=True)
+    value: Mapped[str] = mapped_column(exact(FACET_VALUE_LENGTH), primary_key=True)
+    members: Mapped[int] = mapped_column(Integer)
+
+
 class SearchText(Base):
     """What full-text search looks at: folded words, separated by single blanks.
 

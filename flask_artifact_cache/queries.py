@@ -6,6 +6,7 @@ and the row's id, so rows that come and go elsewhere move nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -275,6 +276,11 @@ def count(connection: Connection, one: Head, filters: Filters, at: Moment) -> in
     """How many members the filters leave."""
     if filters == Filters():
         return one.artifact_count
+    if filters == Filters(filters.facets) and len(filters.facets) == 1:
+        [(facet, wanted)] = filters.facets
+        if len(wanted) == 1:
+            key = {"collection_id": one.id, "facet": facet, "value": wanted[0]}
+            return connection.scalar(statements.MEMBERS_WITH, key) or 0
     shape, values = _shape(connection, one, filters, at)
     return connection.scalar(statements.count(shape), values) or 0
 
@@ -286,18 +292,38 @@ def facets(
 
     At most ``limit`` values a facet, the most frequent first. ``state`` is a facet, too.
     """
-    shape, values = _shape(connection, one, filters, at)
+    if filters == Filters():
+        rows = [
+            row
+            for facet in FACETS
+            for row in connection.execute(
+                statements.MOST_FREQUENT,
+                {"collection_id": one.id, "facet": facet, "limit": limit},
+            )
+        ]
+        counts = totals(state_counts(connection, at).values())
+    else:
+        shape, values = _shape(connection, one, filters, at)
+        rows = list(connection.execute(statements.facets(shape), values))
+        rows.sort(key=lambda row: (-row[3], row[1]))
+        by_state = connection.execute(statements.states(shape), values | at.bounds())
+        counts = {row[0]: row[1] for row in by_state}
     found: dict[str, list[dict[str, Any]]] = {facet: [] for facet in FACETS}
-    rows = connection.execute(statements.facets(shape), values)
-    for facet, _, label, number in sorted(rows, key=lambda row: (-row[3], row[1])):
+    for facet, _, label, number in rows:
         if len(found[facet]) < limit:
             found[facet].append({"value": label, "count": number})
-    rows = connection.execute(statements.states(shape), values | at.bounds())
-    counts = {row[0]: row[1] for row in rows}
     found["state"] = [
         {"value": state, "count": counts[state]} for state in freshness.STATES if state in counts
     ]
     return found
+
+
+def totals(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """How many artifacts of several collections are in which state, as far as any is."""
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total)
 
 
 def find(connection: Connection, one: Head, artifact_id: str) -> int:

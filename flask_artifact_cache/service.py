@@ -358,8 +358,5 @@ def _states(one: Head, counts: Mapping[str, Mapping[str, int]]) -> dict[str, int
     if not one.revision:
         return {}
     owners = counts if one.gathers else (one.id,)
-    totals = {
-        state: sum(counts.get(owner, {}).get(state, 0) for owner in owners)
-        for state in freshness.STATES
-    }
-    return {state: total for state, total in totals.items() if total}
+    total = queries.totals(counts.get(owner, {}) for owner in owners)
+    return {state: total[state] for state in freshness.STATES if state in total}

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.types import NullType
 
 from . import freshness, search
-from .models import Artifact, Collection, CollectionArtifact, Facet, UtcDateTime
+from .models import Artifact, Collection, CollectionArtifact, Facet, FacetCount, UtcDateTime
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ClauseElement
@@ -136,17 +136,49 @@ def count(shape: Shape) -> Executable:
     return _ids(shape).with_only_columns(func.count())
 
 
+def _label(of: FromClause) -> ColumnElement[str]:
+    """A folded value as written; where that differs, as the first member by name has it."""
+    return (
+        select(Facet.label)
+        .where(
+            Facet.collection_id == bindparam("collection_id"),
+            Facet.facet == of.c.facet,
+            Facet.value == of.c.value,
+        )
+        .order_by(Facet.name_key, Facet.artifact_id)
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+_KEPT = FacetCount.__table__
+_OF_FACET = (
+    _KEPT.c.collection_id == bindparam("collection_id"),
+    _KEPT.c.facet == bindparam("facet"),
+)
+# How many members have one value.
+MEMBERS_WITH = select(_KEPT.c.members).where(*_OF_FACET, _KEPT.c.value == bindparam("value"))
+# As :func:`facets`, of one facet and all members: the ``limit`` most frequent values.
+MOST_FREQUENT = (
+    select(_KEPT.c.facet, _KEPT.c.value, _label(_KEPT), _KEPT.c.members)
+    .where(*_OF_FACET)
+    .order_by(_KEPT.c.members.desc(), _KEPT.c.value)
+    .limit(bindparam("limit", type_=Integer))
+)
+
+
 @lru_cache(maxsize=512)
 def facets(shape: Shape) -> Executable:
     """``facet, folded value, value as written, count`` among the rows of a listing."""
-    statement = (
-        select(Facet.facet, Facet.value, func.min(Facet.label), func.count())
-        .where(Facet.collection_id == bindparam("collection_id"))
+    found = (
+        select(Facet.facet, Facet.value, func.count().label("members"))
+        .where(
+            Facet.collection_id == bindparam("collection_id"), Facet.artifact_id.in_(_ids(shape))
+        )
         .group_by(Facet.facet, Facet.value)
+        .subquery("found")
     )
-    if shape == Shape():
-        return statement
-    return statement.where(Facet.artifact_id.in_(_ids(shape)))
+    return select(found.c.facet, found.c.value, _label(found), found.c.members)
 
 
 @lru_cache(maxsize=512)

@@ -32,6 +32,7 @@ from flask_artifact_cache.models import (
     Collection,
     CollectionArtifact,
     Facet,
+    FacetCount,
     RefreshRun,
     SearchText,
 )
@@ -120,6 +121,28 @@ def test_an_edit_is_read_and_its_old_values_are_found_no_more(empty_app, populat
     assert (pdf.description, pdf.updated_at) == ("Reads and writes PDF files.", clock.now)
     tags = rows(empty_app, sa.select(Facet.value).where(Facet.facet == "tag").distinct())
     assert {tag for (tag,) in tags} == {"office", "documents", "data"}
+
+
+def test_the_kept_counts_are_those_of_the_rows(gathered, populate, sample, private):
+    def compare():
+        values = (Facet.collection_id, Facet.facet, Facet.value)
+        counted = rows(gathered, sa.select(*values, sa.func.count()).group_by(*values))
+        kept = rows(gathered, sa.select(*FacetCount.__table__.columns))
+        assert {tuple(row) for row in kept} == {tuple(row) for row in counted}
+        return len(kept)
+
+    alone = compare()
+    populate(gathered, "home")
+    assert compare() > alone
+    sample.skill("pdf", "Reads PDF files.", tags="[office, Data]", author="Grace Example")
+    populate(gathered, "work")
+    compare()
+    (private / "skills" / "mine").mkdir(exist_ok=True)
+    (private / "skills" / "mine" / "SKILL.md").write_text("---\nname: mine\ntags: [own]\n---\n")
+    shutil.rmtree(sample.root / "skills" / "csv")
+    populate(gathered, "home")
+    populate(gathered, "work")
+    compare()
 
 
 def test_a_removed_file_leaves_no_row_in_any_table(empty_app, populate, sample):

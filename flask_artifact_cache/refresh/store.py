@@ -1,7 +1,8 @@
 """The only module that writes rows.
 
 Every function works on the connection it is given and ends no transaction. Rows go in by
-``executemany`` on plain tables: through ORM objects the same work costs a thousand times as much.
+``executemany`` on plain tables (bulk.py): through ORM objects the same work costs a thousand times
+as much. What members are found by is in facets.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
@@ -18,7 +20,9 @@ from sqlalchemy.exc import IntegrityError
 
 from .. import search
 from ..freshness import CONDITIONS, MISSING
-from ..models import Artifact, Collection, CollectionArtifact, Facet, RefreshRun, SearchText
+from ..models import Artifact, Collection, CollectionArtifact, RefreshRun, SearchText
+from . import facets
+from .bulk import columns, insert_rows
 from .changes import CREATED, UNCHANGED, UPDATED, Change, Stored
 from .guard import Known
 from .records import as_dict
@@ -120,22 +124,7 @@ def gather(connection: Connection, collection_id: str, owners: Sequence[str]) ->
         .exists()
     )
     # The facets first: they ask who is not a member yet.
-    facet = Facet.__table__.alias("facet")
-    connection.execute(
-        insert(Facet).from_select(
-            ["collection_id", "facet", "value", "name_key", "artifact_id", "label"],
-            select(
-                bindparam("target", collection_id, unique=True),
-                facet.c.facet,
-                facet.c.value,
-                facet.c.name_key,
-                facet.c.artifact_id,
-                facet.c.label,
-            )
-            .join(Artifact, Artifact.id == facet.c.artifact_id)
-            .where(facet.c.collection_id == Artifact.collection_id, absent),
-        )
-    )
+    facets.gather(connection, collection_id, absent)
     connection.execute(
         insert(CollectionArtifact).from_select(
             ["collection_id", "artifact_id", "name_key", "updated_at"],
@@ -154,8 +143,8 @@ def gather(connection: Connection, collection_id: str, owners: Sequence[str]) ->
 def remove(connection: Connection, ids: Sequence[int]) -> None:
     """Delete artifacts and everything that refers to them."""
     for batch in batches(ids):
+        facets.remove(connection, batch)
         for table, column in (
-            (Facet, Facet.artifact_id),
             (SearchText, SearchText.artifact_id),
             (CollectionArtifact, CollectionArtifact.artifact_id),
             (Artifact, Artifact.id),
@@ -188,10 +177,10 @@ def complete(connection: Connection) -> list[str]:
     return list(connection.scalars(select(Collection.id).where(Collection.revision > 0)))
 
 
-def publish(connection: Connection, collection_id: str, **columns: Any) -> None:
+def publish(connection: Connection, collection_id: str, **changed: Any) -> None:
     """Let readers see what was written: move the revision of every collection concerned.
 
-    ``columns`` are set on the collection itself.
+    ``changed`` is set on the collection itself.
     """
     for one in (collection_id, *gathering(connection, except_=collection_id)):
         count = select(func.count()).where(CollectionArtifact.collection_id == one)
@@ -202,15 +191,15 @@ def publish(connection: Connection, collection_id: str, **columns: Any) -> None:
                 revision=Collection.revision + 1,
                 stamp=_stamp(),
                 artifact_count=count.scalar_subquery(),
-                **(columns if one == collection_id else {}),
+                **(changed if one == collection_id else {}),
             )
         )
 
 
-def save_run(connection: Connection, **columns: Any) -> None:
+def save_run(connection: Connection, **values: Any) -> None:
     """Write the row of a run, replacing it if it is there."""
-    connection.execute(delete(RefreshRun).where(RefreshRun.id == columns["id"]))
-    connection.execute(insert(RefreshRun).values(**columns))
+    connection.execute(delete(RefreshRun).where(RefreshRun.id == values["id"]))
+    connection.execute(insert(RefreshRun).values(**values))
 
 
 def _stamp() -> str:
@@ -222,17 +211,20 @@ def _create(
 ) -> None:
     if not changes:
         return
-    connection.execute(
-        insert(_table(Artifact)),
-        [
-            {
-                **change.record.columns,
-                "condition": change.condition,
-                "synced_at": now,
-                "updated_at": now,
-            }
+    insert_rows(
+        connection,
+        _table(Artifact),
+        (
+            _ROW(
+                {
+                    **change.record.columns,
+                    "condition": change.condition,
+                    "synced_at": now,
+                    "updated_at": now,
+                }
+            )
             for change in changes
-        ],
+        ),
     )
     inserted = connection.execute(
         select(Artifact.uid, Artifact.id).where(
@@ -240,27 +232,15 @@ def _create(
         )
     )
     ids = {row[0]: row[1] for row in inserted}
-    rows = [(ids[change.record.uid], change) for change in changes]
-    connection.execute(
-        insert(_table(CollectionArtifact)),
-        [
-            {
-                "collection_id": member,
-                "artifact_id": artifact_id,
-                "name_key": change.record.name_key,
-                "updated_at": now,
-            }
-            for member in members
-            for artifact_id, change in rows
-        ],
-    )
-    _insert_facets(connection, members, rows)
-    _insert_plain(
+    rows = [(ids[change.record.uid], change.record) for change in changes]
+    insert_rows(
         connection,
-        _table(SearchText),
-        [(row_id, *change.record.search) for row_id, change in rows],
+        _table(CollectionArtifact),
+        [(member, row_id, one.name_key, now) for member in members for row_id, one in rows],
     )
-    search.added(connection, [row_id for row_id, _ in rows])
+    facets.add(connection, members, rows)
+    insert_rows(connection, _table(SearchText), [(row_id, *one.search) for row_id, one in rows])
+    search.added(connection, list(ids.values()))
 
 
 def _update(
@@ -297,59 +277,24 @@ def _update(
             for change in read
         ],
     )
-    rows = [(_id(change), change) for change in read]
+    rows = [(_id(change), change.record) for change in read]
     member = _table(CollectionArtifact)
     connection.execute(
         update(member).where(member.c.artifact_id == bindparam("row_id")),
-        [
-            {"row_id": row_id, "name_key": change.record.name_key, "updated_at": now}
-            for row_id, change in rows
-        ],
+        [{"row_id": row_id, "name_key": one.name_key, "updated_at": now} for row_id, one in rows],
     )
-    connection.execute(delete(Facet).where(Facet.artifact_id.in_([row_id for row_id, _ in rows])))
-    _insert_facets(connection, members, rows)
+    facets.replace(connection, members, rows)
     text = _table(SearchText)
     connection.execute(
         update(text).where(text.c.artifact_id == bindparam("row_id")),
         [
             {
                 "row_id": row_id,
-                **dict(zip(("name", "tags", "description"), change.record.search, strict=True)),
+                **dict(zip(("name", "tags", "description"), one.search, strict=True)),
             }
-            for row_id, change in rows
+            for row_id, one in rows
         ],
     )
-
-
-def _insert_facets(
-    connection: Connection, members: Sequence[str], rows: list[tuple[int, Change]]
-) -> None:
-    _insert_plain(
-        connection,
-        _table(Facet),
-        [
-            (member, facet, value, change.record.name_key, row_id, label)
-            for member in members
-            for row_id, change in rows
-            for facet, value, label in change.record.facets
-        ],
-    )
-
-
-def _insert_plain(connection: Connection, table: Table, rows: list[tuple[Any, ...]]) -> None:
-    """Insert whole rows of text and whole numbers, which every driver takes as they are.
-
-    There are ten such rows an artifact; looking at each value of each, as SQLAlchemy has to,
-    would take a tenth of a populate.
-    """
-    if not rows:
-        return
-    statement = str(insert(table).compile(dialect=connection.dialect))
-    if connection.dialect.positional:
-        connection.exec_driver_sql(statement, rows)
-    else:
-        names = table.columns.keys()
-        connection.exec_driver_sql(statement, [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def _id(change: Change) -> int:
@@ -360,3 +305,6 @@ def _id(change: Change) -> int:
 def _table(model: type[Any]) -> Table:
     table: Table = model.__table__
     return table
+
+
+_ROW = itemgetter(*columns(_table(Artifact)))

@@ -133,6 +133,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_artifact_cache_facet_artifact", "artifact_cache_facet", ["artifact_id"])
     op.create_table(
+        "artifact_cache_facet_count",
+        sa.Column("collection_id", exact(64), primary_key=True),
+        sa.Column("facet", exact(8), primary_key=True),
+        sa.Column("value", exact(190), primary_key=True),
+        sa.Column("members", sa.Integer(), nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "artifact_cache_search",
         sa.Column("artifact_id", BigKey, primary_key=True, autoincrement=False),
         sa.Column("name", ExactText, nullable=False),
@@ -180,6 +188,7 @@ def downgrade() -> None:
     for table in (
         "artifact_cache_refresh_run",
         "artifact_cache_search",
+        "artifact_cache_facet_count",
         "artifact_cache_facet",
         "artifact_cache_collection_artifact",
         "artifact_cache_artifact",
