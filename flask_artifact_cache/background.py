@@ -58,7 +58,7 @@ def _check(service: ArtifactCacheService, collection_id: str, started_at: dateti
     try:
         if service.verified_since(collection_id, started_at):
             return
-        service.populate(collection_id, trigger="startup")
+        service.populate(collection_id, trigger="startup", force=False)
     except BusyError:
         log.info("collection '%s' is being checked by another process", collection_id)
     except ArtifactCacheError as error:

@@ -34,7 +34,8 @@ from .files.artifact import TYPES
 from .files.manager import ArtifactManager
 from .files.problems import Problem
 from .queries import Filters, Listing
-from .refresh.run import Progress, Report
+from .refresh.report import Report
+from .refresh.run import Progress
 from .service import DEFAULT, ArtifactCacheService
 from .statements import SORTS
 

@@ -8,7 +8,7 @@ TTL has passed since it was verified, by itself or with its whole collection.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 OK, INVALIDATED, MISSING, QUARANTINED = CONDITIONS = (
     "ok",
@@ -39,3 +39,8 @@ def state(condition: str, verified_at: datetime | None, now: datetime, ttl: time
         return "stale"
     fresh = now - ttl < verified_at <= now + CLOCK_TOLERANCE
     return "fresh" if fresh else "stale"
+
+
+def isoformat(time: datetime) -> str:
+    """RFC 3339 in UTC, to the millisecond: how a time is served."""
+    return time.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

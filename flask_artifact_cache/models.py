@@ -111,6 +111,10 @@ class Collection(Base):
     gathers: Mapped[bool] = mapped_column(default=False)
     # When all of its artifacts were last verified against their files.
     verified_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # What the files and the rules were like when all of its rows last agreed with them; None where
+    # that cannot be told. While both are the same, no file has to be opened.
+    evidence: Mapped[str | None] = mapped_column(String(32))
+    rules: Mapped[str | None] = mapped_column(String(32))
     # Problems of the collection as a whole: manifests, links, unreadable folders.
     problems: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     # One refresh at a time: who is at it, and until when (database clock, ms since 1970).
@@ -162,6 +166,11 @@ class Artifact(Base):
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     # The part of the state that does not depend on the time; see freshness.py.
     condition: Mapped[str] = mapped_column(String(12), default="ok")
+    # What its files were like when they were read; None where they may have changed since then
+    # without a trace.
+    evidence: Mapped[str | None] = mapped_column(String(32))
+    # Whether its path alone makes it this artifact, and no other file says anything about it.
+    alone: Mapped[bool] = mapped_column(default=False)
     # When this row was last compared with its file; Collection.verified_at may be later.
     synced_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -262,24 +271,44 @@ class SearchText(Base):
 
 
 class RefreshRun(Base):
-    """One populate or refresh of a collection: what started it and what came of it."""
+    """One refresh of a collection: what started it and what came of it.
+
+    A request for several collections has a row for each, all with the same id.
+    """
 
     __tablename__ = "artifact_cache_refresh_run"
-    __table_args__ = (Index("ix_artifact_cache_run_collection", "collection_id", "started_at"),)
+    __table_args__ = (
+        Index("ix_artifact_cache_run_collection", "collection_id", "started_at"),
+        Index("ix_artifact_cache_run_request", "request"),
+    )
 
     id: Mapped[str] = mapped_column(exact(32), primary_key=True)
     collection_id: Mapped[str] = mapped_column(
-        exact(64), ForeignKey(Collection.id, name="fk_artifact_cache_run_collection_id")
+        exact(64),
+        ForeignKey(Collection.id, name="fk_artifact_cache_run_collection_id"),
+        primary_key=True,
     )
+    # The same for requests that ask for the same.
+    request: Mapped[str] = mapped_column(String(32))
     trigger: Mapped[str] = mapped_column(String(16))
-    # running, succeeded, partial, needs_confirmation or failed
+    filters: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    # queued, running, succeeded, partial, needs_confirmation or failed
     outcome: Mapped[str] = mapped_column(String(20))
+    # How many other requests wait for its result, and whether more may.
+    joins: Mapped[int] = mapped_column(default=0)
+    closed: Mapped[bool] = mapped_column(default=False)
+    # Until when a run that has not finished is believed to go on (database clock, ms since 1970).
+    alive_until_ms: Mapped[int] = mapped_column(BigInteger, default=0)
+    done: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int] = mapped_column(default=0)
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    duration_ms: Mapped[int] = mapped_column(default=0)
     created: Mapped[int] = mapped_column(default=0)
     updated: Mapped[int] = mapped_column(default=0)
     unchanged: Mapped[int] = mapped_column(default=0)
     removed: Mapped[int] = mapped_column(default=0)
+    skipped: Mapped[int] = mapped_column(default=0)
     quarantined: Mapped[int] = mapped_column(default=0)
     # How many artifacts wait for a confirmation before they are removed.
     withheld: Mapped[int] = mapped_column(default=0)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Dialect, Engine, bindparam, func, literal, se
 
 from . import cursors, freshness, search, statements
 from .errors import AmbiguousIdError, NotFoundError
-from .models import Artifact, Collection, CollectionArtifact, RefreshRun, utc
+from .models import Artifact, Collection, CollectionArtifact, utc
 from .refresh.records import facet_value, name_key
 from .statements import NAME, RELEVANCE, Shape
 
@@ -198,11 +198,6 @@ def problems(connection: Connection) -> dict[str, list[dict[str, Any]]]:
     """The problems of each collection as a whole, as its last scan found them."""
     rows = connection.execute(select(Collection.id, Collection.problems))
     return {row[0]: row[1] for row in rows}
-
-
-def collection_of_run(connection: Connection, refresh_id: str) -> str | None:
-    """The collection that a run was about, or None."""
-    return connection.scalar(select(RefreshRun.collection_id).where(RefreshRun.id == refresh_id))
 
 
 # --- listings --------------------------------------------------------------------------------
@@ -435,11 +430,8 @@ def _tail(
 ) -> tuple[bytes, datetime | None]:
     state = at.state(condition, collection_id, synced_at)
     verified_at = freshness.verified(synced_at, at.verified_at.get(collection_id))
-    shown = "null" if verified_at is None else f'"{isoformat(verified_at)}"'
-    tail = f',"state":"{state}","synced_at":{shown},"updated_at":"{isoformat(updated_at)}"}}'
+    shown = "null" if verified_at is None else f'"{freshness.isoformat(verified_at)}"'
+    tail = (
+        f',"state":"{state}","synced_at":{shown},"updated_at":"{freshness.isoformat(updated_at)}"}}'
+    )
     return tail.encode(), at.changes_at(verified_at) if condition == freshness.OK else None
-
-
-def isoformat(time: datetime) -> str:
-    """RFC 3339 in UTC, to the millisecond."""
-    return time.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

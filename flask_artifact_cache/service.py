@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
 from . import freshness, queries
 from .bodies import Bodies, Body, etag
-from .database import engine_of
-from .errors import ConfigurationError, InvalidRequestError, NotFoundError, NotPopulatedError
+from .database import engine_of, schema_error
+from .errors import (
+    AmbiguousIdError,
+    ArtifactCacheError,
+    ConfigurationError,
+    InvalidRequestError,
+    NotFoundError,
+    NotPopulatedError,
+    RootUnavailableError,
+)
 from .files.manager import COLLECTION_ID, ArtifactManager, CollectionManager
 from .models import Artifact
 from .queries import Filters, Head, Listing, Moment
-from .refresh import store
+from .refresh import runs, store
+from .refresh.changes import UNCHANGED, Change
 from .refresh.records import as_json
-from .refresh.run import Progress, Report, populate, utc_now
+from .refresh.report import Report, Result, Synced
+from .refresh.requests import Refresher
+from .refresh.run import Order, Progress, utc_now
+from .refresh.selection import Selection
 from .refresh.transactions import Transactions, in_session, on_engine
 from .settings import DEFAULTS, Settings
 
+log = logging.getLogger("flask_artifact_cache")
+
 DEFAULT = "default"
+# Less than the lease: a run that waits is known to be alive.
+BACKGROUND_WAIT_S = 50.0
 Made = tuple[bytes, "datetime | None", "str | None"]
 
 
@@ -89,7 +108,7 @@ class ArtifactCacheService:
                 "artifact_count": one.artifact_count if one.revision else 0,
                 "stale_count": states.get("stale", 0),
                 "revision": one.revision,
-                "last_refreshed_at": one.verified_at and queries.isoformat(one.verified_at),
+                "last_refreshed_at": one.verified_at and freshness.isoformat(one.verified_at),
                 "states": states,
                 "problems": problems.get(one.id, []),
             }
@@ -159,38 +178,214 @@ class ArtifactCacheService:
         collection_id: str,
         *,
         trigger: str = "populate",
+        force: bool = True,
         confirm: str | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> Report:
         """Read every artifact of a configured collection into the cache.
 
+        :param force: open every file, not only those whose evidence has changed.
         :param confirm: the id of a run whose removals were held back, to let them happen.
         :raises ConfigurationError: if the collection is not configured.
         :raises BusyError: if another process is at it.
         :raises RootUnavailableError: if the folder cannot be read.
         """
-        manager = self.configured(collection_id)
+        order = self._order(Selection(collection_id), trigger, force, confirm, dry_run)
+        managers = {collection_id: self.configured(collection_id)}
         with self._transactions() as transactions:
-            return populate(
+            refresher = Refresher(
                 transactions,
-                manager,
-                collection_id,
-                trigger=trigger,
-                mass_loss_percent=self.settings.mass_loss_percent,
-                confirm=confirm,
-                dry_run=dry_run,
-                progress=progress,
-                clock=self._clock,
+                managers,
+                self._clock,
+                wait_s=0,
+                joins=False,
+                progress=progress or _ignore,
             )
+            return refresher.refresh(order).reports[0]
+
+    def refresh(
+        self,
+        selection: Selection | None = None,
+        *,
+        trigger: str = "refresh",
+        force: bool = False,
+        confirm: str | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Verify the rows that are meant against their files, and read what has changed.
+
+        Waits for an identical refresh that is running, and tells its result.
+
+        :param force: open every file that is meant, whatever its evidence says.
+        :param confirm: the id of a run whose removals were held back, to let them happen.
+        :raises NotFoundError: if there is no such collection.
+        :raises BusyError: if another refresh of the collection takes too long.
+        :raises RootUnavailableError: if the folder of the only collection cannot be read.
+        :raises InvalidRequestError: if there is no such run to confirm.
+        """
+        selection = selection or Selection()
+        order = self._order(selection, trigger, force, confirm, dry_run)
+        with self._transactions() as transactions:
+            refresher = Refresher(
+                transactions,
+                self._managers(selection.collection_id),
+                self._clock,
+                progress=progress or _ignore,
+            )
+            return refresher.refresh(order)
+
+    def start_refresh(
+        self,
+        selection: Selection | None = None,
+        *,
+        trigger: str = "refresh",
+        force: bool = False,
+        confirm: str | None = None,
+    ) -> str | None:
+        """As :meth:`refresh`, in the background; the id of the run, see :meth:`run`.
+
+        None, and nothing is done, where this app has no background.
+        """
+        if self.settings.background == "none" or self.in_memory:
+            return None
+        selection = selection or Selection()
+        order = self._order(selection, trigger, force, confirm, dry_run=False)
+        with self._transactions() as transactions:
+            refresher = Refresher(
+                transactions,
+                self._managers(selection.collection_id),
+                self._clock,
+                wait_s=BACKGROUND_WAIT_S,
+                known=True,
+            )
+        refresh_id, joined = refresher.queue(order)
+        if not joined:
+            threading.Thread(
+                target=_work,
+                args=(refresher, refresh_id, order),
+                name=f"artifact-cache-{refresh_id[:8]}",
+                daemon=True,
+            ).start()
+        return refresh_id
+
+    def sync_artifact(
+        self, artifact_id: str, collection_id: str | None = None, *, trigger: str = "sync"
+    ) -> Synced:
+        """Read one artifact again, by ``uid`` or ``type:name``, whatever its evidence says.
+
+        :param collection_id: None looks in every configured collection.
+        :raises NotFoundError: if there is neither a row nor a file, or no such collection.
+        :raises AmbiguousIdError: if several share the id.
+        :raises MassLossError: if it is gone together with unbelievably many others.
+        :raises BusyError: if a refresh of the collection takes too long.
+        """
+        managers = self._managers(collection_id)
+        with self._read() as connection:
+            known = {
+                (one, uid)
+                for one in managers
+                for uid in store.uids_of(connection, one, [artifact_id]).get(artifact_id, ())
+            }
+            if len(known) > 1:
+                rows = store.known_by_uid(connection, [uid for _, uid in known])
+                raise _ambiguous(artifact_id, [(row.uid, row.path) for row, _ in rows.values()])
+        targets = dict(known) or dict.fromkeys(managers, artifact_id)
+        for one, wanted in targets.items():
+            found = self._sync(one, managers[one], wanted, trigger)
+            if found is not None:
+                return found
+        if known:
+            raise RootUnavailableError(f"the folder of '{artifact_id}' cannot be read now")
+        raise NotFoundError(f"there is no artifact '{artifact_id}'")
+
+    def _sync(
+        self, collection_id: str, manager: ArtifactManager, wanted: str, trigger: str
+    ) -> Synced | None:
+        changes: list[Change] = []
+
+        def observe(change: Change) -> None:
+            if wanted in (change.record.uid, change.record.artifact_id):
+                changes.append(change)
+
+        order = self._order(Selection(collection_id, artifact_ids=(wanted,)), trigger, force=True)
+        with self._transactions() as transactions:
+            managers = {collection_id: manager}
+            [report] = (
+                Refresher(transactions, managers, self._clock, joins=False, observe=observe)
+                .refresh(order)
+                .reports
+            )
+        report.raise_if_withheld()
+        synced_at = freshness.isoformat(self._clock())
+        if report.removed:
+            return Synced(wanted, collection_id, synced_at, (), "removed")
+        if len(changes) > 1:
+            candidates = [(one.record.uid, one.record.columns["path"]) for one in changes]
+            raise _ambiguous(wanted, candidates)
+        if not changes:
+            return None
+        [change] = changes
+        quarantined = change.condition == freshness.QUARANTINED
+        return Synced(
+            change.record.artifact_id,
+            collection_id,
+            synced_at,
+            () if change.kind == UNCHANGED else change.fields_updated,
+            freshness.QUARANTINED if quarantined else change.kind,
+        )
+
+    def invalidate(
+        self, collection_id: str | None = None, artifact_ids: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Say that rows are stale, until a refresh has read their files again.
+
+        :param collection_id: None means every configured collection.
+        :param artifact_ids: uids, or ``type:name`` for all that are called so; None means all.
+        :returns: ``invalidated``, how many rows that has changed, and ``unknown``, the ids that
+            nothing is called by.
+        :raises NotFoundError: if there is no such collection.
+        """
+        invalidated = 0
+        unknown = set(artifact_ids or ())
+        with self._transactions() as transactions:
+            for one in self._managers(collection_id):
+                with transactions.write() as connection:
+                    uids: list[str] | None = None
+                    if artifact_ids is not None:
+                        found = store.uids_of(connection, one, artifact_ids)
+                        unknown -= found.keys()
+                        uids = sorted({uid for uids_ in found.values() for uid in uids_})
+                    changed = store.invalidate(connection, one, uids)
+                    if changed:
+                        store.publish(connection, one, recount=False)
+                    invalidated += changed
+        return {"invalidated": invalidated, "unknown": sorted(unknown)}
+
+    def runs(self, limit: int = 50, collection_id: str | None = None) -> list[dict[str, Any]]:
+        """The newest refresh runs, each without its errors."""
+        with self._read() as connection:
+            return runs.recent(connection, limit, collection_id)
+
+    def run(self, refresh_id: str) -> dict[str, Any]:
+        """A refresh run with its progress, its counts and its errors.
+
+        :raises NotFoundError: if there is none, or it was too long ago.
+        """
+        with self._read() as connection:
+            found = runs.one(connection, refresh_id)
+        if found is None:
+            raise NotFoundError(f"there is no refresh '{refresh_id}'")
+        return found
 
     def collection_of_run(self, refresh_id: str) -> str:
-        """The collection that a run was about.
+        """The collection whose removals a run has held back.
 
         :raises InvalidRequestError: if there is no such run.
         """
         with self._read() as connection:
-            found = queries.collection_of_run(connection, refresh_id)
+            found = runs.withheld_in(connection, refresh_id)
         if found is None:
             raise InvalidRequestError(f"there is no run '{refresh_id}'")
         return found
@@ -208,6 +403,31 @@ class ArtifactCacheService:
         return self.collections.artifacts(collection_id)
 
     # --- parts -------------------------------------------------------------------------------
+
+    def _order(
+        self,
+        selection: Selection,
+        trigger: str,
+        force: bool,
+        confirm: str | None = None,
+        dry_run: bool = False,
+    ) -> Order:
+        percent = self.settings.mass_loss_percent
+        return Order(selection, trigger, force, confirm, percent, dry_run)
+
+    def _managers(self, collection_id: str | None) -> dict[str, ArtifactManager]:
+        """The file side of a collection; of all, where None is asked for or it gathers them."""
+        ids = self.collections.ids()
+        if collection_id is not None:
+            with self._read() as connection:
+                gathers = store.head(connection, collection_id).gathers
+            if not gathers:
+                ids = [collection_id]
+            if collection_id not in self.collections.ids() and not gathers:
+                raise NotFoundError(f"there is no collection '{collection_id}'")
+        if not ids:
+            raise NotFoundError("no collection is configured")
+        return {one: self.collections.artifacts(one) for one in ids}
 
     def _body(
         self,
@@ -318,13 +538,8 @@ def populate_artifact_metadata(
         raise ConfigurationError(
             f"{collection_id!r} is no id of a collection, which is {COLLECTION_ID.pattern}"
         )
-    return populate(
-        in_session(session),
-        artifact_mgr,
-        collection_id,
-        mass_loss_percent=mass_loss_percent,
-        confirm=confirm,
-    )
+    order = Order(Selection(collection_id), "populate", True, confirm, mass_loss_percent)
+    return _in_session(session, {collection_id: artifact_mgr}, order)[0]
 
 
 def migrate_artifacts_to_default_collection(
@@ -337,20 +552,49 @@ def migrate_artifacts_to_default_collection(
 
     :param artifact_mgr: a root that belongs to ``default`` itself, if no collection has it.
     """
-    transactions = in_session(session)
     managers = {one: collection_mgr.artifacts(one) for one in collection_mgr.ids()}
     if artifact_mgr.root not in {manager.root for manager in managers.values()}:
         managers.setdefault(DEFAULT, artifact_mgr)
     reports = [
-        populate(transactions, manager, collection_id, trigger="migrate")
-        for collection_id, manager in managers.items()
+        report
+        for one, manager in managers.items()
+        for report in _in_session(
+            session, {one: manager}, Order(Selection(one), "migrate", force=True)
+        )
     ]
-    with transactions.write() as connection:
+    with in_session(session).write() as connection:
         store.ensure_collection(connection, DEFAULT)
         store.set_gathering(connection, DEFAULT)
         store.gather(connection, DEFAULT, store.complete(connection))
         store.publish(connection, DEFAULT)
     return reports
+
+
+def _in_session(
+    session: Session, managers: Mapping[str, ArtifactManager], order: Order
+) -> Sequence[Report]:
+    refresher = Refresher(in_session(session), managers, wait_s=0, joins=False)
+    return refresher.refresh(order).reports
+
+
+def _work(refresher: Refresher, refresh_id: str, order: Order) -> None:
+    """Do a refresh that nobody waits for; its row tells what came of it."""
+    try:
+        refresher.work(refresh_id, order)
+    except ArtifactCacheError as error:
+        log.warning("refresh %s failed: %s", refresh_id, error)
+    except SQLAlchemyError as error:
+        log.error("refresh %s failed: %s", refresh_id, schema_error(error) or error)
+
+
+def _ambiguous(artifact_id: str, candidates: Sequence[tuple[str, str]]) -> AmbiguousIdError:
+    return AmbiguousIdError(
+        f"{len(candidates)} artifacts are called '{artifact_id}'; ask by uid", candidates
+    )
+
+
+def _ignore(*_: object) -> None:
+    """Tell nobody."""
 
 
 def _states(one: Head, counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:

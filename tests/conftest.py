@@ -18,7 +18,7 @@ from flask.testing import FlaskClient
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_artifact_cache import ArtifactCache, ArtifactCacheService
-from flask_artifact_cache.refresh.run import Report
+from flask_artifact_cache.refresh.report import Report
 
 # Real collections, which are no part of this repository.
 CORPORA = Path(

@@ -513,8 +513,9 @@ def test_reading_neither_begins_nor_ends_a_transaction_of_the_hosts_session(app)
 
         session.execute(
             sa.text(
-                "INSERT INTO artifact_cache_collection SELECT 'other', 0, '', 0, 1, 0,"
-                " NULL, '[]', NULL, 0"
+                "INSERT INTO artifact_cache_collection (id, revision, stamp, artifact_count,"
+                " path_available, gathers, problems, lease_until_ms)"
+                " VALUES ('other', 0, '', 0, 1, 0, '[]', 0)"
             )
         )
         before = session().get_transaction()

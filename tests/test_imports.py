@@ -26,7 +26,7 @@ ROOMS = [
     {"queries", "statements", "cursors", "bodies", "refresh", "database"},
     {"search", "settings"},
     {"files", "models", "upstream", "freshness"},
-    {"errors"},
+    {"errors", "version"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -37,7 +37,7 @@ from flask_artifact_cache.models import (
     SearchText,
 )
 from flask_artifact_cache.refresh import lease, store
-from flask_artifact_cache.refresh.run import Report
+from flask_artifact_cache.refresh.report import Report
 from flask_artifact_cache.refresh.transactions import on_engine
 
 

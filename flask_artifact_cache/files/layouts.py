@@ -30,7 +30,7 @@ from . import frontmatter, manifest, servers
 from .claims import SERVER_FILES, Claim, Claims, Part
 from .problems import Problem, UnreadableError
 from .reading import Reader
-from .walk import Evidence, Folder, Tree, digest, shown
+from .walk import Evidence, Folder, Tree, digest, settled, shown
 
 # R4. Singular forms and "workflows" only add false hits.
 CONTAINERS = {
@@ -83,6 +83,7 @@ class Place:
     :ivar parent: the outer skill's folder, of a skill inside a skill.
     :ivar entry: the artifact in the manifest of its collection.
     :ivar problems: what was wrong with the manifest's paths.
+    :ivar by_content: whether it is an artifact only because of what stands in the file.
     """
 
     type: str
@@ -98,6 +99,28 @@ class Place:
     parent: str | None = None
     entry: manifest.Entry | manifest.Server | None = None
     problems: tuple[Problem, ...] = ()
+    by_content: bool = False
+
+    def stands_alone(self, root_name: str) -> bool:
+        """Whether no file but its own says anything about it.
+
+        Such a place is found again by :func:`place_again` without a look at anything else.
+        """
+        return (
+            self.type in _BY_PATH
+            and not (self.by_content or self.problems)
+            and self.fragment is None
+            and self.entry is None
+            and self.file == self.path
+            and (self.folder is None) == (self.type != "skill")
+            and self.name == _name_of(self.type, self.path, root_name)
+        )
+
+    def settled(self, looked_at_ns: int) -> bool:
+        """Whether :meth:`digest` can be relied on: see :func:`walk.settled`."""
+        if isinstance(self.entry, manifest.Server):
+            return True
+        return settled(self.folder or self.evidence, looked_at_ns)
 
     def digest(self) -> str:
         """Tell by stat alone whether reading the artifact again can give something else.
@@ -110,6 +133,43 @@ class Place:
         around = (self.plugin, self.secondary, self.namespace, self.parent, self.entry)
         text = f"{digest(evidence) if evidence else ''}{around}{self.problems}"
         return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+
+
+_BY_PATH = ("skill", "command", "agent")
+
+
+def place_again(
+    type_: str,
+    path: str,
+    seen: Folder | Evidence,
+    root_name: str,
+    *,
+    plugin: str | None,
+    secondary: bool,
+    namespace: str | None,
+    parent: str | None,
+) -> Place | None:
+    """Make the place that stood alone at ``path`` before; None if it does not any more.
+
+    :param seen: the folder of a skill, else the evidence of the file.
+    """
+    folder = seen if isinstance(seen, Folder) else None
+    evidence = seen.files.get(path.rpartition("/")[2]) if isinstance(seen, Folder) else seen
+    if evidence is None:
+        return None
+    name = _name_of(type_, path, root_name)
+    return Place(
+        type_, path, path, evidence, name, folder, None, plugin, secondary, namespace, parent
+    )
+
+
+def _name_of(type_: str, path: str, root_name: str) -> str:
+    """The name that a path gives to a skill, a command or an agent."""
+    above, _, file = path.rpartition("/")
+    if type_ == "skill" or file in _NAMES_FOLDER:
+        return shown(above.rpartition("/")[2] or root_name)
+    stem = file[: file.rfind(".")] if "." in file[1:] else file
+    return shown(stem[:-6] if stem[-6:].lower() == ".agent" and len(stem) > 6 else stem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +374,7 @@ class _Search:
             self.add(folder, file, "agent", here, contained=type_ == "agent")
         elif type_ is not None:
             if not here.support and not (here.docs and self.is_page(folder.join(file), type_)):
-                self.add(folder, file, type_, here, contained=True)
+                self.add(folder, file, type_, here, contained=True, by_content=here.docs)
         elif not here.docs:
             self.loose.append((folder, file, here, here.loose and folder.path != ""))
 
@@ -344,7 +404,7 @@ class _Search:
             name = servers.text(fields.get("name"))
             is_agent = "description" in fields and not _AGENT_KEYS.isdisjoint(fields)
             if name and ((may_be and is_agent) or (bare and name == file[:-3])):
-                self.add(folder, file, "agent", here)
+                self.add(folder, file, "agent", here, by_content=True)
         if opened > LOOSE_LIMIT:
             text = f"of {opened} files outside of known folders only {LOOSE_LIMIT} were looked into"
             self.problems.append(Problem("W_TOO_MANY_CANDIDATES", text))
@@ -390,6 +450,7 @@ class _Search:
         name: str = "",
         fragment: str | None = None,
         problems: tuple[Problem, ...] = (),
+        by_content: bool = False,
     ) -> None:
         """Note one artifact.
 
@@ -422,12 +483,11 @@ class _Search:
             shown(at.parent) if at.parent is not None and type_ == "skill" else None,
             entry,
             problems,
+            by_content,
         )
 
     def name(self, folder: Folder, file: str, type_: str, at: _Context) -> str:
         """Tell the name that the path gives to an artifact."""
-        if type_ == "skill" or file in _NAMES_FOLDER:
-            return shown(folder.name or self.tree.name)
         if type_ == "hook" and file in ("hooks.json", "settings.json"):
             # A hooks folder and an assistant's folder say nothing; what is around them does.
             path = folder.path
@@ -438,8 +498,7 @@ class _Search:
             while path and path.rpartition("/")[2].startswith("."):
                 path = path.rpartition("/")[0]
             return shown(path.rpartition("/")[2] or self.tree.name)
-        stem = file[: file.rfind(".")] if "." in file[1:] else file
-        return shown(stem[:-6] if stem[-6:].lower() == ".agent" and len(stem) > 6 else stem)
+        return _name_of(type_, folder.join(file), self.tree.name)
 
 
 def _skill_file(files: Mapping[str, Evidence], lowered: str) -> str | None:

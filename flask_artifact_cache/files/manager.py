@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ from .garbage import uncollected
 from .layouts import Discovery, Place
 from .manifest import Manifests
 from .problems import Problem
-from .reading import Files
-from .walk import Tree, digest, walk
+from .reading import Files, Remembered
+from .walk import Evidence, Folder, Tree, digest, evidence_of, is_inside, root_name, settled, walk
 
 LAYOUTS = ("auto",)
 CONTAINER_TYPES = ("command", "agent")
@@ -60,6 +61,11 @@ class Scan:
         """Equal to that of another scan if nothing in the root has changed."""
         return digest(self.tree)
 
+    @property
+    def settled(self) -> bool:
+        """Whether the digest can be relied on: see :func:`walk.settled`."""
+        return settled(self.tree, self.tree.looked_at_ns)
+
 
 class ArtifactManager:
     """The artifacts in the files of one collection; never changes one.
@@ -68,6 +74,7 @@ class ArtifactManager:
     :param types: more containers: a folder's name or path to ``command`` or ``agent``.
     :param exclude: patterns of paths that are left out, as of :mod:`fnmatch`.
     :param collection_id: part of the uids in error messages.
+    :param clock_ns: tells the time by which files are dated, in ns since 1970.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class ArtifactManager:
         types: Mapping[str, str] | None = None,
         exclude: Sequence[str] = (),
         collection_id: str = "default",
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         if layout not in LAYOUTS:
             raise ConfigurationError(f"'layout' is {layout!r}; it can only be 'auto'.")
@@ -89,6 +97,13 @@ class ArtifactManager:
         self._exclude = tuple(exclude)
         self._files = Files(self.root)
         self._manifests = Manifests()
+        self._remembered = Remembered()
+        self._clock_ns = clock_ns
+
+    @property
+    def rules(self) -> str:
+        """What decides, beside the files, what is found in them."""
+        return repr((sorted(self._types.items()), self._exclude))
 
     def walk(self) -> Tree:
         """See the files by stat alone; the digest of it tells whether to look closer.
@@ -96,7 +111,7 @@ class ArtifactManager:
         :raises RootUnavailableError: if the root cannot be read now.
         """
         with uncollected():
-            return walk(self.root, exclude=self._exclude)
+            return walk(self.root, exclude=self._exclude, looked_at_ns=self._clock_ns())
 
     def scan(self, tree: Tree | None = None) -> Scan:
         """Find where the artifacts are.
@@ -108,12 +123,66 @@ class ArtifactManager:
 
         def read(path: str, limit: int = READ_LIMIT) -> bytes:
             # What the walk saw saves a look at where the file is.
-            return self._files.read(path, limit, seen.file(path))
+            evidence = seen.file(path)
+            sure = evidence is not None and settled(evidence, seen.looked_at_ns)
+            return self._remembered.get(
+                path,
+                limit,
+                evidence if sure else None,
+                lambda: self._files.read(path, limit, evidence),
+            )
 
         with uncollected():
             found = layouts.discover(seen, read, types=self._types, manifests=self._manifests)
         problems = (*seen.problems, *found.problems)
         return Scan(found.places, problems, seen.complete, seen, found)
+
+    def look(
+        self,
+        type_: str,
+        path: str,
+        *,
+        plugin: str | None,
+        secondary: bool,
+        namespace: str | None,
+        parent: str | None,
+    ) -> tuple[Place, int] | None:
+        """Find an artifact that stood alone again, and tell when it was looked at.
+
+        Looks at nothing but its own files. None says that a scan has to tell: it is gone, or
+        there is something about it that only the files around it explain.
+        """
+        above = path.rpartition("/")[0]
+        looked_at_ns = self._clock_ns()
+        seen: Folder | Evidence | None
+        if type_ == "skill":
+            if not above:
+                return None  # all of the collection
+            tree = walk(self.root, only=above, exclude=self._exclude, looked_at_ns=looked_at_ns)
+            # Whether a link counts depends on what the rest of the collection holds.
+            seen = tree.folder(above) if tree.complete and not tree.problems else None
+            if tree.has_links:
+                return None
+        else:
+            seen = evidence_of(self.root, path)
+        if seen is None or not is_inside(self.root, above):
+            return None
+        place = layouts.place_again(
+            type_,
+            path,
+            seen,
+            self.name,
+            plugin=plugin,
+            secondary=secondary,
+            namespace=namespace,
+            parent=parent,
+        )
+        return None if place is None else (place, looked_at_ns)
+
+    @property
+    def name(self) -> str:
+        """The name of the root's folder."""
+        return root_name(self.root)
 
     def read(self, place: Place) -> Artifact:
         """Read the artifact at ``place``; a file that cannot be used makes one with an error.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +18,7 @@ from .problems import Problem, UnreadableError
 from .walk import Evidence, shown
 
 CHUNK_BYTES = 1 << 20
+REMEMBERED_BYTES = 4 << 20
 # O_NONBLOCK: a FIFO that took the place of a file must not hang the reader. The others do not
 # exist on every system.
 _FLAGS = os.O_RDONLY | sum(
@@ -108,6 +111,42 @@ class Files:
         if not target.startswith(os.path.realpath(self._prefix).rstrip(os.sep) + os.sep):
             raise FileNotFoundError(location)
         return target
+
+
+class Remembered:
+    """The beginnings of files as they were read before, bounded by their bytes.
+
+    What is in doubt is not remembered: the caller says by which evidence a file is known.
+    """
+
+    def __init__(self, max_bytes: int = REMEMBERED_BYTES) -> None:
+        self._kept: OrderedDict[tuple[str, int], tuple[Evidence, bytes]] = OrderedDict()
+        self._left = max_bytes
+        self._lock = threading.Lock()
+
+    def get(
+        self, path: str, limit: int, evidence: Evidence | None, read: Callable[[], bytes]
+    ) -> bytes:
+        """What ``read`` gave for the same evidence, or gives now.
+
+        :param evidence: None if it proves nothing.
+        """
+        key = (path, limit)
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept[0] == evidence:
+                self._kept.move_to_end(key)
+                return kept[1]
+        data = read()
+        with self._lock:
+            before = self._kept.pop(key, None)
+            self._left += len(before[1]) if before is not None else 0
+            if evidence is not None:
+                self._kept[key] = (evidence, data)
+                self._left -= len(data)
+            while self._left < 0:
+                self._left += len(self._kept.popitem(last=False)[1][1])
+        return data
 
 
 def _check_regular(info: os.stat_result) -> None:

@@ -22,6 +22,9 @@ MAX_DEPTH = 50
 # Files and folders together: five times the largest collection that is measured.
 MAX_ENTRIES = 1_000_000
 
+# The coarsest clock of a file system in use: FAT counts in steps of two seconds.
+TICK_NS = 2_000_000_000
+
 # Folders that hold tools and history, never artifacts of the collection itself (R0).
 # Other folders with a leading dot do hold artifacts: .claude, .agents, .curated, .kiro.
 SKIPPED_FOLDERS = frozenset(
@@ -105,6 +108,8 @@ class Tree:
     :ivar complete: False when some folder or file could not be looked at.
     :ivar unlisted: folders, and links to files, below which something may lie that was not seen;
         ``""`` is everything.
+    :ivar looked_at_ns: when the walk began, in ns since 1970; see :func:`settled`.
+    :ivar has_links: whether there are links to files, whether or not they count.
     """
 
     root: Path
@@ -112,11 +117,13 @@ class Tree:
     problems: tuple[Problem, ...]
     complete: bool
     unlisted: tuple[str, ...] = ()
+    looked_at_ns: int = 0
+    has_links: bool = False
 
     @property
     def name(self) -> str:
         """The name of the root's folder."""
-        return self.root.absolute().name or "root"
+        return root_name(self.root)
 
     def folder(self, path: str) -> Folder | None:
         """Find the folder at ``path``, if the walk saw one there."""
@@ -208,22 +215,43 @@ def digest(part: Tree | Folder | Evidence) -> str:
     return hasher.hexdigest()
 
 
+def settled(part: Tree | Folder | Evidence, looked_at_ns: int) -> bool:
+    """Whether every file in ``part`` was last changed well before the look at it.
+
+    A file that changes within one tick of the file system's clock may change again without any
+    trace in its evidence: the racy entries of git (Documentation/technical/racy-git.txt).
+    """
+    latest_ns = looked_at_ns - TICK_NS
+    if isinstance(part, Evidence):
+        return part.mtime_ns < latest_ns and part.ctime_ns < latest_ns
+    top = part.top if isinstance(part, Tree) else part
+    return all(
+        evidence.mtime_ns < latest_ns and evidence.ctime_ns < latest_ns
+        for folder in top.walk()
+        for evidence in folder.files.values()
+    )
+
+
 def walk(
     root: str | Path,
     *,
+    only: str = "",
     exclude: Sequence[str] = (),
     max_depth: int = MAX_DEPTH,
     max_entries: int = MAX_ENTRIES,
+    looked_at_ns: int = 0,
 ) -> Tree:
     """See every regular file below ``root``; links to folders are not followed.
 
     A link to a file counts when its target is a regular file inside the root that is not seen
     under its own path as well (R0).
 
+    :param only: the folder that is looked at, if not all are; the tree holds nothing else then.
     :param exclude: patterns as of :mod:`fnmatch`, against the path relative to the root; one
         without a slash is compared with every name. A folder that matches is not entered.
     :param max_depth: folders nested deeper are left out, with a problem.
     :param max_entries: files and folders looked at, before the walk ends with a problem.
+    :param looked_at_ns: the time, in ns since 1970; passed on in the tree.
     :raises RootUnavailableError: if the root is missing, no folder, or unreadable.
     """
     root = Path(root)
@@ -239,7 +267,13 @@ def walk(
     # collection have the same few names.
     known: dict[str, str] = {}
     new_evidence = tuple.__new__
-    stack = [(top, os.fspath(root), 0)]
+    start = top
+    parts = only.split("/") if only else []
+    for part in parts:
+        inner = Folder(start.join(part))
+        start.folders = {part: inner}
+        start = inner
+    stack = [(start, os.fspath(Path(root, only)), len(parts))]
     while stack:
         folder, location, depth = stack.pop()
         path = folder.path
@@ -320,11 +354,33 @@ def walk(
         if folders:
             folder.folders = folders
         stack += below
-    tree = Tree(root, top, (), complete)
+    tree = Tree(root, top, (), complete, (), looked_at_ns)
     if links:
         problems += _follow_file_links(tree, links, unlisted)
     problems.sort(key=lambda problem: problem.path)
-    return Tree(root, top, tuple(problems), complete, tuple(sorted(unlisted)))
+    hidden = tuple(sorted(unlisted))
+    return Tree(root, top, tuple(problems), complete, hidden, looked_at_ns, bool(links))
+
+
+def root_name(root: Path) -> str:
+    """The name of a root's folder."""
+    return root.absolute().name or "root"
+
+
+def evidence_of(root: Path, path: str) -> Evidence | None:
+    """What stat tells about the regular file at ``path``; None if there is none."""
+    try:
+        info = Path(root, path).lstat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(info.st_mode):
+        return None
+    return Evidence(info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
+
+
+def is_inside(root: Path, folder: str) -> bool:
+    """Whether the way from the root to a folder leads over no link."""
+    return Path(root, folder).resolve() == root.resolve() / folder
 
 
 def _affected(path: str) -> str:

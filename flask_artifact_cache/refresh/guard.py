@@ -6,42 +6,35 @@ like a deletion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from .selection import Known
 
 # Below this many, people do delete on purpose.
 ALWAYS_ALLOWED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A row of a collection, as far as its absence is judged."""
-
-    id: int
-    uid: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
 class Losses:
     """What is no longer on the disk.
 
-    :ivar gone: the ids of the rows whose artifacts are not there any more.
+    :ivar gone: the rows whose artifacts are not there any more.
     :ivar hidden: how many rows nothing can be said of.
     :ivar withheld: whether the removal waits for a confirmation.
     :ivar emptied: whether the folder is empty all of a sudden, which is more likely a missing
         mount than a deletion of everything.
     """
 
-    gone: list[int]
+    gone: list[Known]
     hidden: int
     withheld: bool
     emptied: bool
 
 
 def losses(
-    known: Sequence[Known],
-    seen: Collection[str],
+    absent: Sequence[Known],
+    known: int,
     *,
     is_hidden: Callable[[str], bool],
     is_empty: bool,
@@ -50,16 +43,17 @@ def losses(
 ) -> Losses:
     """Judge what was known and is not seen any more.
 
-    :param seen: the uids of the artifacts on the disk.
+    :param absent: all of these rows, whether or not a refresh is about them: whoever asks for a
+        few at a time loses no less.
+    :param known: how many rows there are.
     :param is_hidden: whether nothing follows from the absence of a path.
     :param is_empty: whether the folder holds no file at all.
     :param percent: of the known artifacts; losing more at once needs a confirmation.
     :param confirmed: how many removals somebody has seen and agreed to.
     """
-    absent = [row for row in known if row.uid not in seen]
-    gone = [row.id for row in absent if not is_hidden(row.path)]
+    gone = [row for row in absent if not is_hidden(row.path)]
     emptied = is_empty and bool(gone)
-    unbelievable = emptied or is_mass_loss(len(gone), len(known), percent)
+    unbelievable = emptied or is_mass_loss(len(gone), known, percent)
     return Losses(
         gone=gone,
         hidden=len(absent) - len(gone),

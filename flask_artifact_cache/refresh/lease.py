@@ -34,7 +34,7 @@ class Lease:
 
         :raises BusyError: if another refresh has begun since.
         """
-        if not self._update(connection, until=_now_ms(connection) + LEASE_MS):
+        if not self._update(connection, until=now_ms(connection) + LEASE_MS):
             raise BusyError(f"another process has taken over the refresh of '{self.collection_id}'")
 
     def release(self, connection: Connection) -> None:
@@ -55,7 +55,7 @@ def acquire(connection: Connection, collection_id: str) -> Lease:
 
     :raises BusyError: if somebody else holds it; says after how many seconds it runs out at last.
     """
-    now = _now_ms(connection)
+    now = now_ms(connection)
     holder = secrets.token_hex(16)
     taken = connection.execute(
         update(Collection)
@@ -85,5 +85,6 @@ _CLOCKS = {
 }
 
 
-def _now_ms(connection: Connection) -> ColumnElement[int]:
+def now_ms(connection: Connection) -> ColumnElement[int]:
+    """The time by the database's clock, in ms since 1970."""
     return literal_column(_CLOCKS[connection.dialect.name], BigInteger())

@@ -60,6 +60,11 @@ class Record:
     search: tuple[str, str, str]
     error: Problem | None
 
+    @property
+    def artifact_id(self) -> str:
+        """``type:name``, which several may share."""
+        return f"{self.columns['type']}:{self.columns['name']}"
+
 
 def record(collection_id: str, artifact: Artifact) -> Record:
     """The rows of an artifact of a collection."""

@@ -1,39 +1,38 @@
-"""The whole way from files to rows: scan, read, compare, write."""
+"""The whole way from files to rows, for one collection: look, compare, read, judge, write."""
 
 from __future__ import annotations
 
-import logging
-import secrets
+import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from ..errors import (
-    ArtifactCacheError,
-    InvalidRequestError,
-    MassLossError,
-    RootUnavailableError,
-    VanishedError,
-)
+from ..errors import InvalidRequestError, NotFoundError, VanishedError
+from ..files.artifact import uid
 from ..files.garbage import uncollected
 from ..files.layouts import Place
 from ..files.manager import ArtifactManager, Scan
-from ..models import Collection, RefreshRun
-from . import lease as leases
-from . import store
-from .changes import CREATED, UNCHANGED, UPDATED, Change, compare
-from .guard import Losses, losses
+from ..files.walk import digest
+from ..freshness import QUARANTINED
+from ..version import VERSION
+from . import runs, store
+from .changes import CREATED, UNCHANGED, UPDATED, Change, Plan, compare, plan
+from .guard import losses
 from .records import FIELDS, as_dict, record
+from .report import NEEDS_CONFIRMATION, PARTIAL, Report
+from .selection import Chosen, Known, Selection, lone_owners
 from .transactions import Transactions
 
-log = logging.getLogger("flask_artifact_cache")
-
 RENEW_S = 20.0  # a third of the lease
+# More paths than this are looked for in all of the collection.
+MAX_LONE_PATHS = 100
+
+Progress = Callable[[int, int], None]
+Observe = Callable[[Change], None]
 
 
 def utc_now() -> datetime:
@@ -41,344 +40,438 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-@dataclass(slots=True)
-class Report:
-    """What a run found and did; counts are of artifacts.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked of a refresh.
 
-    :ivar outcome: ``succeeded``; ``partial``, if something could not be read;
-        ``needs_confirmation``, if the mass-loss brake held removals back.
-    :ivar withheld: how many removals wait for a confirmation.
-    :ivar fields_populated: how many metadata fields of all artifacts have a value.
-    :ivar errors: ``path, code, message, line, column`` of each quarantined artifact and of each
-        problem of the collection as a whole that is an error.
+    :ivar trigger: who asks, for the record.
+    :ivar force: open every file, whatever its evidence says.
+    :ivar confirm: the id of an earlier run whose removals were held back.
+    :ivar mass_loss_percent: of the known artifacts; losing more at once needs a confirmation.
+    :ivar dry_run: say what would change, and write nothing.
     """
 
-    refresh_id: str
-    collection_id: str
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    quarantined: int = 0
-    withheld: int = 0
-    fields_populated: int = 0
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    outcome: str = "succeeded"
+    selection: Selection = field(default_factory=Selection)
+    trigger: str = "refresh"
+    force: bool = False
+    confirm: str | None = None
+    mass_loss_percent: float = 20
     dry_run: bool = False
-    duration_seconds: float = 0.0
-
-    @property
-    def artifacts_refreshed(self) -> int:
-        """How many rows were verified against their files."""
-        return self.created + self.updated + self.unchanged
-
-    def raise_if_withheld(self) -> None:
-        """Turn removals that were held back into an error.
-
-        :raises MassLossError: with the id that confirms them.
-        """
-        if self.withheld:
-            raise MassLossError(
-                f"{self.withheld} artifacts of '{self.collection_id}' are gone from the disk at"
-                " once, so none was removed. Restore the folder, or confirm the removal with"
-                f" the id {self.refresh_id}.",
-                self.refresh_id,
-            )
-
-
-Progress = Callable[[int, int], None]
-
-
-def populate(
-    transactions: Transactions,
-    manager: ArtifactManager,
-    collection_id: str,
-    *,
-    trigger: str = "populate",
-    mass_loss_percent: float = 20,
-    confirm: str | None = None,
-    dry_run: bool = False,
-    progress: Progress | None = None,
-    clock: Callable[[], datetime] = utc_now,
-) -> Report:
-    """Read every artifact of a collection and bring its rows in line.
-
-    The first populate of a collection writes in batches, which nobody sees until the last one
-    is in; any later one writes what has changed in a single transaction. No file is open while
-    a transaction of ours is.
-
-    :param confirm: the id of an earlier run whose removals were held back.
-    :param progress: called with the number of artifacts done and of all.
-    :raises BusyError: if another process is refreshing the collection.
-    :raises RootUnavailableError: if the folder cannot be read; no row changes.
-    :raises InvalidRequestError: if there is no such run to confirm.
-    """
-    report = Report(refresh_id=secrets.token_hex(16), collection_id=collection_id, dry_run=dry_run)
-    started_at, started = clock(), time.perf_counter()
-    log.info(
-        "%s of collection '%s' started",
-        trigger,
-        collection_id,
-        extra={"artifact_cache": {"collection": collection_id, "run": report.refresh_id}},
-    )
-    with _one_at_a_time(transactions, collection_id, dry_run) as renew:
-        run = _Run(transactions, manager, report, started_at, renew, mass_loss_percent)
-        try:
-            run.populate(confirm, progress or _silent)
-        except RootUnavailableError as error:
-            report.outcome = "failed"
-            report.errors.append({"code": error.code, "message": str(error)})
-            run.save(trigger, clock())
-            _log_report(trigger, report)
-            raise
-        report.duration_seconds = round(time.perf_counter() - started, 3)
-        run.save(trigger, clock())
-    _log_report(trigger, report)
-    return report
 
 
 @dataclass(slots=True)
 class _Found:
-    """What reading the artifacts of a scan brought.
+    """What there is to write.
 
-    :ivar seen: the uids of all of them.
-    :ivar waiting: what has to be written.
-    :ivar unchanged: the ids of rows that agree with their files.
     :ivar uncertain: how many artifacts a manifest may say more about that cannot be read.
+    :ivar vanished: how many files were gone when they were to be opened.
+    :ivar verified: the ids of the rows that agree with their files.
+    :ivar settled: whether all of the collection's rows will agree with their files then.
+    :ivar columns: of the collection's own row.
     """
 
-    seen: set[str] = field(default_factory=set)
-    waiting: list[Change] = field(default_factory=list)
-    unchanged: list[int] = field(default_factory=list)
+    first: bool = False
     uncertain: int = 0
+    vanished: int = 0
+    waiting: list[Change] = field(default_factory=list)
+    verified: list[int] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    settled: bool = False
+    columns: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, changes: list[Change]) -> None:
-        """Sort a batch."""
-        for change in changes:
-            self.seen.add(change.record.uid)
-            self.uncertain += change.uncertain
-            if change.kind != UNCHANGED or change.was != change.condition:
-                self.waiting.append(change)
-            if change.kind == UNCHANGED and change.stored is not None and not change.uncertain:
-                self.unchanged.append(change.stored.id)
+    def add(self, change: Change) -> None:
+        """Sort what was found out about an artifact that was opened."""
+        self.uncertain += change.uncertain
+        if change.kind != UNCHANGED or change.was != change.condition or change.moved:
+            self.waiting.append(change)
+        if change.kind == UNCHANGED and change.stored is not None and not change.uncertain:
+            self.verified.append(change.stored.id)
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
+    """One refresh of one collection, whose lease is held.
+
+    :ivar renew: called in a transaction of ours with the artifacts done and of all.
+    :ivar observe: called with what was found out about each artifact that was opened.
+    """
+
     transactions: Transactions
     manager: ArtifactManager
+    order: Order
     report: Report
     now: datetime
-    renew: Callable[[Connection], None]
-    mass_loss_percent: float
+    renew: Callable[[Connection, int, int], None]
+    progress: Progress
+    observe: Observe
 
-    def populate(self, confirm: str | None, progress: Progress) -> None:
-        """Read, judge, write; in this order, so that no transaction waits for a file."""
+    def execute(self, end: Callable[[Connection], None]) -> None:
+        """Bring the rows in line with the files.
+
+        :param end: called in the transaction that makes the result visible.
+        :raises RootUnavailableError: if the folder cannot be read; no row changes.
+        :raises InvalidRequestError: if there is no such run to confirm.
+        """
+        if not self._pass(self.order.force, end):
+            # Somebody joined who may know of an edit that came after our look at its file.
+            before = self.report
+            self.report = Report(before.refresh_id, before.collection_id)
+            self._pass(False, end, before)
+
+    def _pass(
+        self, force: bool, end: Callable[[Connection], None], before: Report | None = None
+    ) -> bool:
+        """Look, read and write once; False if a second time is called for."""
+        found = self._look(force)
+        if self.order.dry_run:
+            return True
+        with self.transactions.write() as connection:
+            self._write(connection, found)
+            if before is None and runs.close(
+                connection, self.report.refresh_id, self.report.collection_id
+            ):
+                return False
+            if before is not None:
+                self._add(before)
+            end(connection)
+        return True
+
+    # --- look ------------------------------------------------------------------------------------
+
+    def _look(self, force: bool) -> _Found:
+        """Find out what to write. No file is open while a transaction of ours is."""
+        with self.transactions.read() as connection:
+            head = store.head(connection, self.report.collection_id)
+            invalidated = store.has_invalidated(connection, self.report.collection_id)
+            confirmed = self._confirmed(connection)
+        selection = self.order.selection
+        few = selection.paths or selection.artifact_ids
+        if few and head.revision and head.rules == self._rules:
+            found = self._look_at_few(head, force)
+            if found is not None:
+                return found
+        tree = self.manager.walk()
+        trusted = not (force or invalidated or confirmed) and head.rules == self._rules
+        if trusted and head.evidence is not None and head.evidence == digest(tree):
+            return self._unchanged(head)
+        scan = self.manager.scan(tree)
+        return self._compared(scan, head, force or head.rules != self._rules, confirmed)
+
+    def _look_at_few(self, head: store.Head, force: bool) -> _Found | None:
+        """Look at nothing but the files of the artifacts that are meant.
+
+        None if what they are depends on more than their own files, or one of them is gone.
+        """
         collection_id = self.report.collection_id
         with self.transactions.read() as connection:
-            first = not connection.scalar(
-                select(Collection.revision).where(Collection.id == collection_id)
+            rows = self._lone(connection)
+            if rows is None:
+                return None
+            stored = store.stored(connection, [row.uid for row in rows])
+            members = store.owned(connection, collection_id, head)
+            chosen = self._chosen(connection, head)
+        made: Plan[Place] = Plan()
+        looked_at_ns = 0
+        for row in filter(chosen.row, rows):
+            item = stored[row.uid]
+            seen = self.manager.look(row.type, row.path, **item.surroundings)
+            if seen is None:
+                return None
+            place, looked_at_ns = seen
+            once = plan(
+                {row.uid: place},
+                [row],
+                digest=Place.digest,
+                chosen=chosen.row,
+                may_be_chosen=chosen.place,
+                force=force,
             )
+            made.read += once.read
+            made.agree += once.agree
+        found = _Found()
+        self._read(made.read, found, chosen, looked_at_ns, lambda _: False)
+        self._agree(made.agree, found)
+        self.report.skipped = members - len(made.read) - len(made.agree)
+        self._judge(complete=not found.vanished)
+        return found
+
+    def _lone(self, connection: Connection) -> list[Known] | None:
+        """The rows that own the paths, or have the ids, that are asked for.
+
+        None if that takes a look at the whole collection.
+        """
+        collection_id, selection = self.report.collection_id, self.order.selection
+        if len(selection.paths) > MAX_LONE_PATHS or len(selection.artifact_ids) > MAX_LONE_PATHS:
+            return None
+        wanted: set[str] = set()
+        owners: list[tuple[set[str], set[str]]] = []
+        for path in selection.paths:
+            candidates, exact = lone_owners(path)
+            uids = {uid(collection_id, *one) for one in candidates}
+            own = {uid(collection_id, *one) for one in candidates if one[1] == path}
+            owners.append((uids, own if exact else uids))
+            wanted |= uids
+        if selection.artifact_ids:
+            by_id = store.uids_of(connection, collection_id, selection.artifact_ids)
+            for one in selection.artifact_ids:
+                if one not in by_id:
+                    return None
+                wanted |= set(by_id[one])
+        rows = store.known_by_uid(connection, sorted(wanted))
+        if not all(alone for _, alone in rows.values()):
+            return None
+        if not all(needed & rows.keys() for _, needed in owners):
+            return None
+        return [row for row, _ in rows.values()]
+
+    def _unchanged(self, head: store.Head) -> _Found:
+        """Every file is as it was when its row was last compared with it."""
+        collection_id, report = self.report.collection_id, self.report
+        found = _Found()
+        with self.transactions.read() as connection:
+            if self.order.selection.is_everything:
+                report.unchanged = store.owned(connection, collection_id, head)
+                errors = store.errors(connection, collection_id)
+                found.settled = True
+            else:
+                chosen = self._chosen(connection, head)
+                known = store.known(connection, collection_id)
+                rows = list(filter(chosen.row, known))
+                self._not_found(rows, ())
+                report.skipped = len(known) - len(rows)
+                report.unchanged = len(rows)
+                found.verified = [row.id for row in rows]
+                errors = store.errors(connection, collection_id, found.verified)
+            problems = store.problems(connection, collection_id)
+        report.quarantined = len(errors)
+        report.errors += [one for one in problems if one["code"].startswith("E_")] + errors
+        self._judge(complete=True)
+        return found
+
+    def _compared(self, scan: Scan, head: store.Head, force: bool, confirmed: int) -> _Found:
+        """Hold all that was seen against all that is known, and open what differs."""
+        collection_id, report = self.report.collection_id, self.report
+        with self.transactions.read() as connection:
             known = store.known(connection, collection_id)
-            confirmed = self._confirmed(connection, confirm)
-        scan = self.manager.scan()
-        self.report.errors += [as_dict(one) for one in scan.problems if one.code.startswith("E_")]
-        found = self._read(scan, first, progress)
+            chosen = self._chosen(connection, head)
+        made: Plan[Place]
+        if known:
+            made = plan(
+                {uid(collection_id, place.type, place.path): place for place in scan.places},
+                known,
+                digest=Place.digest,
+                chosen=chosen.row,
+                may_be_chosen=chosen.place,
+                force=force,
+            )
+        else:
+            made = Plan(read=scan.places)
+        report.errors += [as_dict(one) for one in scan.problems if one.code.startswith("E_")]
+        report.skipped += made.skipped
+        found = _Found(first=not head.revision)
+        opened = self._read(made.read, found, chosen, scan.tree.looked_at_ns, scan.is_uncertain)
+        self._agree(made.agree, found)
+        self._not_found(filter(chosen.row, known), opened)
         lost = losses(
-            known,
-            found.seen,
+            made.absent,
+            len(known),
             is_hidden=scan.is_hidden,
             is_empty=scan.is_empty,
-            percent=self.mass_loss_percent,
+            percent=self.order.mass_loss_percent,
             confirmed=confirmed,
         )
-        self._judge(scan, lost)
-        if not self.report.dry_run:
-            self._write(scan, found, lost, first)
+        gone = [row.id for row in lost.gone if chosen.row(row)]
+        report.skipped += len(lost.gone) - len(gone)
+        report.withheld = len(gone) if lost.withheld else 0
+        report.removed = 0 if lost.withheld else len(gone)
+        if not lost.withheld:
+            found.removed = gone
+        elif not lost.emptied:
+            found.missing = gone
+        complete = scan.complete and not found.vanished
+        found.settled = complete and not (
+            found.uncertain or lost.hidden or lost.emptied or report.skipped
+        )
+        self._judge(complete)
+        found.columns = {
+            "path_available": not lost.emptied,
+            "problems": [as_dict(problem) for problem in scan.problems],
+        }
+        if not report.skipped:
+            sure = found.settled and scan.settled and not lost.withheld
+            found.columns |= {"evidence": scan.digest if sure else None, "rules": self._rules}
+        return found
 
-    def _read(self, scan: Scan, first: bool, progress: Progress) -> _Found:
-        """Read every artifact; write them at once if nobody can see them yet."""
-        found = _Found()
+    # --- read ------------------------------------------------------------------------------------
+
+    def _read(
+        self,
+        places: Sequence[Place],
+        found: _Found,
+        chosen: Chosen,
+        looked_at_ns: int,
+        is_uncertain: Callable[[str], bool],
+    ) -> set[str]:
+        """Open what has to be opened; write it at once if nobody can see it yet.
+
+        :returns: uids and ids of the artifacts that were meant.
+        """
+        opened: set[str] = set()
         renewed = time.monotonic()
-        for places in store.batches(scan.places):
-            changes = self._compare(scan, places)
-            found.add(changes)
-            if self.report.dry_run:
-                pass
-            elif first:
+        done = 0
+        for batch in store.batches(places):
+            changes = self._compare(batch, found, chosen, looked_at_ns, is_uncertain)
+            done += len(batch)
+            if self.order.selection.artifact_ids:
+                opened |= {change.record.uid for change in changes}
+                opened |= {change.record.artifact_id for change in changes}
+            if found.first and not self.order.dry_run:
                 with uncollected(), self.transactions.write() as connection:
-                    self.renew(connection)
+                    self.renew(connection, done, len(places))
                     # Collections that gather this one are visible already.
                     store.apply(connection, [self.report.collection_id], changes, self.now)
                 found.waiting.clear()
-            elif time.monotonic() - renewed > RENEW_S:
+            elif time.monotonic() - renewed > RENEW_S and not self.order.dry_run:
                 with self.transactions.write() as connection:
-                    self.renew(connection)
+                    self.renew(connection, done, len(places))
                 renewed = time.monotonic()
-            progress(min(len(found.seen), len(scan.places)), len(scan.places))
-        return found
+            self.progress(done, len(places))
+        return opened
 
-    def _judge(self, scan: Scan, lost: Losses) -> None:
-        report = self.report
-        report.withheld = len(lost.gone) if lost.withheld else 0
-        report.removed = 0 if lost.withheld else len(lost.gone)
-        if lost.withheld:
-            report.outcome = "needs_confirmation"
-        elif report.errors or not scan.complete:
-            report.outcome = "partial"
-
-    def _write(self, scan: Scan, found: _Found, lost: Losses, first: bool) -> None:
-        """Bring the rows in line, all at once for those who read them."""
-        collection_id = self.report.collection_id
-        # One timestamp of the collection verifies all of its rows, if all were.
-        settled = scan.complete and not (found.uncertain or lost.hidden or lost.emptied)
-        verified = {"verified_at": self.now} if settled else {}
-        with self.transactions.write() as connection:
-            self.renew(connection)
-            gathering = store.gathering(connection, except_=collection_id)
-            store.apply(connection, [collection_id, *gathering], found.waiting, self.now)
-            if first:
-                for one in gathering:
-                    store.gather(connection, one, [collection_id])
-            if not settled:
-                store.verify(connection, found.unchanged, self.now)
-            if not lost.withheld:
-                store.remove(connection, lost.gone)
-            elif not lost.emptied:
-                store.mark_missing(connection, lost.gone)
-            store.publish(
-                connection,
-                collection_id,
-                path_available=not lost.emptied,
-                problems=[as_dict(problem) for problem in scan.problems],
-                **verified,
-            )
-
-    def save(self, trigger: str, finished_at: datetime) -> None:
-        """Record the run; a folder that could not be read is recorded as unavailable."""
-        report = self.report
-        if report.dry_run:
-            return
-        with self.transactions.write() as connection:
-            if report.outcome == "failed":
-                store.set_unavailable(connection, report.collection_id)
-            store.save_run(
-                connection,
-                id=report.refresh_id,
-                collection_id=report.collection_id,
-                trigger=trigger,
-                outcome=report.outcome,
-                started_at=self.now,
-                finished_at=finished_at,
-                created=report.created,
-                updated=report.updated,
-                unchanged=report.unchanged,
-                removed=report.removed,
-                quarantined=report.quarantined,
-                withheld=report.withheld,
-                errors=report.errors,
-            )
-
-    def _compare(self, scan: Scan, places: list[Place]) -> list[Change]:
+    def _compare(
+        self,
+        places: Sequence[Place],
+        found: _Found,
+        chosen: Chosen,
+        looked_at_ns: int,
+        is_uncertain: Callable[[str], bool],
+    ) -> list[Change]:
         """Read a batch of artifacts and hold them against their rows."""
-        collection_id = self.report.collection_id
+        collection_id, report = self.report.collection_id, self.report
         records = {}
         with uncollected():
             for place in places:
-                with suppress(VanishedError):
+                try:
                     one = record(collection_id, self.manager.read(place))
-                    records[one.uid] = one
+                except VanishedError:
+                    found.vanished += 1
+                    continue
+                records[one.uid] = (one, place)
         with self.transactions.read() as connection:
             rows = store.stored(connection, list(records))
-        changes = [
-            compare(one, rows.get(one.uid), scan.is_uncertain(one.columns["path"]))
-            for one in records.values()
-        ]
-        self._count(changes)
+        changes = []
+        for identity, (one, place) in records.items():
+            stored = rows.get(identity)
+            if stored is None and not chosen.record(one):
+                report.skipped += 1
+                continue
+            change = compare(
+                one,
+                stored,
+                is_uncertain(place.path),
+                place.digest() if place.settled(looked_at_ns) else None,
+                place.stands_alone(self.manager.name),
+            )
+            changes.append(change)
+            found.add(change)
+            self._count(change)
+            self.observe(change)
         return changes
 
-    def _count(self, changes: list[Change]) -> None:
+    def _count(self, change: Change) -> None:
         report = self.report
-        for change in changes:
-            report.created += change.kind == CREATED
-            report.updated += change.kind == UPDATED
-            report.unchanged += change.kind == UNCHANGED
-            columns = change.record.columns
-            report.fields_populated += sum(1 for name in FIELDS if columns[name] not in (None, []))
-            if change.record.error is not None:
-                report.quarantined += 1
-                report.errors.append(as_dict(change.record.error))
+        report.created += change.kind == CREATED
+        report.updated += change.kind == UPDATED
+        report.unchanged += change.kind == UNCHANGED
+        columns = change.record.columns
+        report.fields_populated += sum(1 for name in FIELDS if columns[name] not in (None, []))
+        if change.record.error is not None:
+            report.quarantined += 1
+            report.errors.append(as_dict(change.record.error))
 
-    def _confirmed(self, connection: Connection, confirm: str | None) -> int:
+    def _agree(self, rows: Sequence[Known], found: _Found) -> None:
+        """Take in the rows that agree with their files by evidence."""
+        self.report.unchanged += len(rows)
+        found.verified += [row.id for row in rows]
+        broken = [row.id for row in rows if row.condition == QUARANTINED]
+        if broken:
+            with self.transactions.read() as connection:
+                errors = store.errors(connection, self.report.collection_id, broken)
+            self.report.quarantined += len(errors)
+            self.report.errors += errors
+
+    def _not_found(self, rows: Iterable[Known], opened: Collection[str]) -> None:
+        """Report the ids that were asked for and that nothing is called by."""
+        asked = self.order.selection.artifact_ids
+        if not asked:
+            return
+        known = {name for row in rows for name in (row.uid, f"{row.type}:{row.name}")}
+        self.report.errors += [
+            {"artifact_id": one, "code": NotFoundError.code, "message": "there is no such artifact"}
+            for one in asked
+            if one not in known and one not in opened
+        ]
+
+    # --- judge -----------------------------------------------------------------------------------
+
+    def _judge(self, complete: bool) -> None:
+        report = self.report
+        if report.withheld:
+            report.outcome = NEEDS_CONFIRMATION
+        elif report.errors or not complete:
+            report.outcome = PARTIAL
+
+    def _confirmed(self, connection: Connection) -> int:
         """How many removals the caller has seen and agreed to."""
+        confirm, collection_id = self.order.confirm, self.report.collection_id
         if confirm is None:
             return 0
-        withheld = connection.scalar(
-            select(RefreshRun.withheld).where(
-                RefreshRun.id == confirm,
-                RefreshRun.collection_id == self.report.collection_id,
-                RefreshRun.outcome == "needs_confirmation",
-            )
-        )
+        withheld = runs.withheld(connection, confirm, collection_id)
         if withheld is None:
-            message = f"no run of '{self.report.collection_id}' waits for a confirmation by that id"
+            message = f"no run of '{collection_id}' waits for a confirmation by that id"
             raise InvalidRequestError(message, [("confirm", message)])
         return withheld
 
+    def _chosen(self, connection: Connection, head: store.Head) -> Chosen:
+        selection = self.order.selection
+        if not head.revision:
+            # Nobody may see a part of a collection that was never read completely.
+            return Chosen(Selection(), self.now)
+        tags = selection.tags
+        tagged = store.tagged(connection, self.report.collection_id, tags) if tags else set()
+        return Chosen(selection, self.now, head.verified_at, tagged)
 
-@contextmanager
-def _one_at_a_time(
-    transactions: Transactions, collection_id: str, dry_run: bool
-) -> Iterator[Callable[[Connection], None]]:
-    """Hold the collection's lease; give the function that renews it."""
-    if dry_run:
-        yield lambda _: None
-        return
-    with transactions.write() as connection:
-        store.ensure_collection(connection, collection_id)
-        lease = leases.acquire(connection, collection_id)
-    try:
-        yield lease.renew
-    except BaseException as error:
-        # A caller's transaction that is broken takes the lease with it when it is rolled back.
-        if transactions.own or isinstance(error, ArtifactCacheError):
-            with transactions.write() as connection:
-                lease.release(connection)
-        raise
-    with transactions.write() as connection:
-        lease.release(connection)
+    @property
+    def _rules(self) -> str:
+        """What beside the files decides what is read from them."""
+        text = f"{VERSION}\0{self.manager.rules}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
+    # --- write -----------------------------------------------------------------------------------
 
-def _log_report(trigger: str, report: Report) -> None:
-    figures = {
-        "synced": report.artifacts_refreshed,
-        "created": report.created,
-        "updated": report.updated,
-        "unchanged": report.unchanged,
-        "removed": report.removed,
-        "withheld": report.withheld,
-        "quarantined": report.quarantined,
-        "fields_populated": report.fields_populated,
-        "errors": len(report.errors),
-        "seconds": report.duration_seconds,
-    }
-    log.log(
-        logging.INFO if report.outcome == "succeeded" else logging.WARNING,
-        "%s of collection '%s' %s: %s",
-        trigger,
-        report.collection_id,
-        report.outcome,
-        " ".join(f"{name}={value}" for name, value in figures.items()),
-        extra={
-            "artifact_cache": {
-                "collection": report.collection_id,
-                "run": report.refresh_id,
-                "outcome": report.outcome,
-                **figures,
-            }
-        },
-    )
+    def _write(self, connection: Connection, found: _Found) -> None:
+        """Bring the rows in line, all at once for those who read them."""
+        collection_id = self.report.collection_id
+        self.renew(connection, self.report.unchanged, self.report.unchanged)
+        gathering = store.gathering(connection, except_=collection_id)
+        store.apply(connection, [collection_id, *gathering], found.waiting, self.now)
+        if found.first:
+            for one in gathering:
+                store.gather(connection, one, [collection_id])
+        if not found.settled:
+            store.verify(connection, found.verified, self.now)
+        store.remove(connection, found.removed)
+        store.mark_missing(connection, found.missing)
+        # One timestamp of the collection verifies all of its rows, if all were.
+        verified = {"verified_at": self.now} if found.settled else {}
+        recount = bool(found.first or self.report.created or self.report.removed)
+        store.publish(connection, collection_id, recount=recount, **verified, **found.columns)
 
-
-def _silent(done: int, total: int) -> None:
-    """Show no progress."""
+    def _add(self, before: Report) -> None:
+        """Tell what came of two looks as one."""
+        report = self.report
+        verified = report.created + report.updated + report.unchanged
+        for name in ("created", "updated", "removed", "fields_populated"):
+            setattr(report, name, getattr(report, name) + getattr(before, name))
+        report.unchanged = max(0, verified - report.created - report.updated)

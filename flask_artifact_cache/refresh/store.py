@@ -10,22 +10,23 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from .. import search
-from ..freshness import CONDITIONS, MISSING
-from ..models import Artifact, Collection, CollectionArtifact, RefreshRun, SearchText
+from ..freshness import CONDITIONS, INVALIDATED, MISSING, OK, QUARANTINED
+from ..models import Artifact, Collection, CollectionArtifact, Facet, SearchText
 from . import facets
 from .bulk import columns, insert_rows
 from .changes import CREATED, UNCHANGED, UPDATED, Change, Stored
-from .guard import Known
-from .records import as_dict
+from .records import as_dict, facet_value, name_key
+from .selection import Known
 
 # Rows per statement: a list of ids stays far below every database's limit of parameters.
 BATCH = 1000
@@ -49,24 +50,153 @@ def ensure_collection(connection: Connection, collection_id: str) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A collection's row, as far as a refresh needs it."""
+
+    revision: int
+    artifact_count: int
+    gathers: bool
+    verified_at: datetime | None
+    evidence: str | None
+    rules: str | None
+
+
+def head(connection: Connection, collection_id: str) -> Head:
+    """What is known of a collection; of one without a row, nothing."""
+    row = connection.execute(
+        select(
+            Collection.revision,
+            Collection.artifact_count,
+            Collection.gathers,
+            Collection.verified_at,
+            Collection.evidence,
+            Collection.rules,
+        ).where(Collection.id == collection_id)
+    ).first()
+    return Head(0, 0, False, None, None, None) if row is None else Head(*row)
+
+
 def stored(connection: Connection, uids: Sequence[str]) -> dict[str, Stored]:
     """The rows of these uids, as far as there are any."""
     rows = connection.execute(
         select(
-            Artifact.id, Artifact.uid, Artifact.payload, Artifact.details, Artifact.condition
+            Artifact.id,
+            Artifact.uid,
+            Artifact.payload,
+            Artifact.details,
+            Artifact.condition,
+            Artifact.evidence,
         ).where(Artifact.uid.in_(uids))
     )
     return {row.uid: Stored(*row) for row in rows}
 
 
+_KNOWN = (
+    Artifact.id,
+    Artifact.uid,
+    Artifact.path,
+    Artifact.type,
+    Artifact.name,
+    Artifact.condition,
+    Artifact.evidence,
+    Artifact.synced_at,
+)
+
+
 def known(connection: Connection, collection_id: str) -> list[Known]:
-    """Every row of the collection, as far as its absence from the disk is judged."""
-    rows = connection.execute(
-        select(Artifact.id, Artifact.uid, Artifact.path).where(
-            Artifact.collection_id == collection_id
-        )
-    )
+    """Every row of the collection, as far as a refresh decides about it without its file."""
+    rows = connection.execute(select(*_KNOWN).where(Artifact.collection_id == collection_id))
     return [Known(*row) for row in rows]
+
+
+def known_by_uid(connection: Connection, uids: Sequence[str]) -> dict[str, tuple[Known, bool]]:
+    """The rows of these uids, and whether each of them stands alone."""
+    rows = connection.execute(select(*_KNOWN, Artifact.alone).where(Artifact.uid.in_(uids)))
+    return {row.uid: (Known(*row[:-1]), row.alone) for row in rows}
+
+
+def owned(connection: Connection, collection_id: str, head: Head) -> int:
+    """How many artifacts belong to the collection itself."""
+    if not head.gathers:
+        return head.artifact_count
+    count = select(func.count()).where(Artifact.collection_id == collection_id)
+    return connection.scalar(count) or 0
+
+
+def uids_of(connection: Connection, collection_id: str, ids: Sequence[str]) -> dict[str, list[str]]:
+    """``id -> uids`` of the collection's own artifacts that are called by each of these ids."""
+    found: dict[str, list[str]] = {}
+    for batch in batches(ids):
+        member = CollectionArtifact.__table__
+        by_name = {name_key(one.partition(":")[2]) for one in batch if ":" in one}
+        rows = connection.execute(
+            select(Artifact.uid, Artifact.type, Artifact.name)
+            .join(member, member.c.artifact_id == Artifact.id)
+            .where(
+                member.c.collection_id == collection_id,
+                Artifact.collection_id == collection_id,
+                or_(Artifact.uid.in_(batch), member.c.name_key.in_(by_name)),
+            )
+        )
+        for uid, type_, name in rows:
+            for one in {uid, f"{type_}:{name}"} & set(batch):
+                found.setdefault(one, []).append(uid)
+    return found
+
+
+def tagged(connection: Connection, collection_id: str, tags: Sequence[str]) -> set[int]:
+    """The ids of the artifacts that have one of these tags."""
+    values = [facet_value(tag) for tag in tags]
+    statement = select(Facet.artifact_id).where(
+        Facet.collection_id == collection_id, Facet.facet == "tag", Facet.value.in_(values)
+    )
+    return set(connection.scalars(statement))
+
+
+def errors(
+    connection: Connection, collection_id: str, ids: Sequence[int] | None = None
+) -> list[Any]:
+    """Why quarantined artifacts of the collection cannot be used; of these rows, or of all."""
+    statement = select(Artifact.error).where(
+        Artifact.collection_id == collection_id, Artifact.condition == QUARANTINED
+    )
+    if ids is None:
+        return list(connection.scalars(statement))
+    return [
+        error
+        for batch in batches(ids)
+        for error in connection.scalars(statement.where(Artifact.id.in_(batch)))
+    ]
+
+
+def problems(connection: Connection, collection_id: str) -> list[Any]:
+    """The problems of the collection as a whole, as they were found last."""
+    found = connection.scalar(select(Collection.problems).where(Collection.id == collection_id))
+    return found or []
+
+
+def has_invalidated(connection: Connection, collection_id: str) -> bool:
+    """Whether some artifact of the collection was told to be stale."""
+    statement = select(Artifact.id).where(
+        Artifact.collection_id == collection_id, Artifact.condition == INVALIDATED
+    )
+    return connection.scalar(statement.limit(1)) is not None
+
+
+def invalidate(connection: Connection, collection_id: str, uids: Sequence[str] | None) -> int:
+    """Say of artifacts that they are stale, and how many that has changed.
+
+    :param uids: None means all of the collection.
+    """
+    statement = update(Artifact).where(
+        Artifact.collection_id == collection_id, Artifact.condition == OK
+    )
+    changed = 0
+    for batch in [None] if uids is None else batches(uids):
+        narrowed = statement if batch is None else statement.where(Artifact.uid.in_(batch))
+        changed += connection.execute(narrowed.values(condition=INVALIDATED)).rowcount
+    return changed
 
 
 def apply(
@@ -86,6 +216,24 @@ def apply(
                 _id(c) for c in batch if c.kind == UNCHANGED and c.condition == condition != c.was
             ]
             verify(connection, back, now, condition)
+        _note_evidence(connection, [c for c in batch if c.kind == UNCHANGED])
+
+
+def _note_evidence(connection: Connection, changes: list[Change]) -> None:
+    """Remember what files are like whose contents have not changed."""
+    moved = [
+        {"row_id": change.stored.id, "now": change.evidence, "is_alone": change.alone}
+        for change in changes
+        if change.stored is not None and change.moved
+    ]
+    if moved:
+        table = _table(Artifact)
+        connection.execute(
+            update(table)
+            .where(table.c.id == bindparam("row_id"))
+            .values(evidence=bindparam("now"), alone=bindparam("is_alone")),
+            moved,
+        )
 
 
 def verify(
@@ -177,10 +325,13 @@ def complete(connection: Connection) -> list[str]:
     return list(connection.scalars(select(Collection.id).where(Collection.revision > 0)))
 
 
-def publish(connection: Connection, collection_id: str, **changed: Any) -> None:
+def publish(
+    connection: Connection, collection_id: str, *, recount: bool = True, **changed: Any
+) -> None:
     """Let readers see what was written: move the revision of every collection concerned.
 
-    ``changed`` is set on the collection itself.
+    :param recount: whether artifacts may have come or gone.
+    :param changed: what is set on the collection itself.
     """
     for one in (collection_id, *gathering(connection, except_=collection_id)):
         count = select(func.count()).where(CollectionArtifact.collection_id == one)
@@ -190,16 +341,10 @@ def publish(connection: Connection, collection_id: str, **changed: Any) -> None:
             .values(
                 revision=Collection.revision + 1,
                 stamp=_stamp(),
-                artifact_count=count.scalar_subquery(),
+                **({"artifact_count": count.scalar_subquery()} if recount else {}),
                 **(changed if one == collection_id else {}),
             )
         )
-
-
-def save_run(connection: Connection, **values: Any) -> None:
-    """Write the row of a run, replacing it if it is there."""
-    connection.execute(delete(RefreshRun).where(RefreshRun.id == values["id"]))
-    connection.execute(insert(RefreshRun).values(**values))
 
 
 def _stamp() -> str:
@@ -219,6 +364,8 @@ def _create(
                 {
                     **change.record.columns,
                     "condition": change.condition,
+                    "evidence": change.evidence,
+                    "alone": change.alone,
                     "synced_at": now,
                     "updated_at": now,
                 }
@@ -256,6 +403,8 @@ def _update(
                     "payload": change.payload,
                     "error": change.record.error and as_dict(change.record.error),
                     "condition": change.condition,
+                    "evidence": change.evidence,
+                    "alone": change.alone,
                     "synced_at": now,
                 }
                 for change in kept
@@ -271,6 +420,8 @@ def _update(
                 "row_id": _id(change),
                 **change.record.columns,
                 "condition": change.condition,
+                "evidence": change.evidence,
+                "alone": change.alone,
                 "synced_at": now,
                 "updated_at": now,
             }

@@ -35,6 +35,8 @@ def upgrade() -> None:
         sa.Column("path_available", sa.Boolean(), nullable=False),
         sa.Column("gathers", sa.Boolean(), nullable=False),
         sa.Column("verified_at", UtcDateTime(), nullable=True),
+        sa.Column("evidence", sa.String(32), nullable=True),
+        sa.Column("rules", sa.String(32), nullable=True),
         sa.Column("problems", sa.JSON(), nullable=False),
         sa.Column("lease_holder", sa.String(64), nullable=True),
         sa.Column("lease_until_ms", sa.BigInteger(), nullable=False),
@@ -68,6 +70,8 @@ def upgrade() -> None:
         sa.Column("warnings", sa.JSON(), nullable=False),
         sa.Column("error", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("condition", sa.String(12), nullable=False),
+        sa.Column("evidence", sa.String(32), nullable=True),
+        sa.Column("alone", sa.Boolean(), nullable=False),
         sa.Column("synced_at", UtcDateTime(), nullable=True),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.Column("payload", LongBinary, nullable=False),
@@ -155,15 +159,24 @@ def upgrade() -> None:
     op.create_table(
         "artifact_cache_refresh_run",
         sa.Column("id", exact(32), primary_key=True),
-        sa.Column("collection_id", exact(64), nullable=False),
+        sa.Column("collection_id", exact(64), primary_key=True),
+        sa.Column("request", sa.String(32), nullable=False),
         sa.Column("trigger", sa.String(16), nullable=False),
+        sa.Column("filters", sa.JSON(), nullable=False),
         sa.Column("outcome", sa.String(20), nullable=False),
+        sa.Column("joins", sa.Integer(), nullable=False),
+        sa.Column("closed", sa.Boolean(), nullable=False),
+        sa.Column("alive_until_ms", sa.BigInteger(), nullable=False),
+        sa.Column("done", sa.Integer(), nullable=False),
+        sa.Column("total", sa.Integer(), nullable=False),
         sa.Column("started_at", UtcDateTime(), nullable=False),
         sa.Column("finished_at", UtcDateTime(), nullable=True),
+        sa.Column("duration_ms", sa.Integer(), nullable=False),
         sa.Column("created", sa.Integer(), nullable=False),
         sa.Column("updated", sa.Integer(), nullable=False),
         sa.Column("unchanged", sa.Integer(), nullable=False),
         sa.Column("removed", sa.Integer(), nullable=False),
+        sa.Column("skipped", sa.Integer(), nullable=False),
         sa.Column("quarantined", sa.Integer(), nullable=False),
         sa.Column("withheld", sa.Integer(), nullable=False),
         sa.Column("errors", sa.JSON(), nullable=False),
@@ -178,6 +191,7 @@ def upgrade() -> None:
         "artifact_cache_refresh_run",
         ["collection_id", "started_at"],
     )
+    op.create_index("ix_artifact_cache_run_request", "artifact_cache_refresh_run", ["request"])
     for statement in search.index_statements(op.get_context().dialect.name):
         op.execute(statement)
 

@@ -352,3 +352,25 @@ def test_whatever_lies_there_is_listed_once_and_can_be_stored(root, files) -> No
             assert one.type in TYPES
             assert one.name
             json.dumps(dataclasses.asdict(one), ensure_ascii=False, allow_nan=False).encode()
+
+
+def test_a_place_that_stands_alone_is_found_again_by_its_path(corpora, unpacked):
+    alone = 0
+    for archive in ("alirezarezvani__claude-skills", "github__awesome-copilot"):
+        manager = ArtifactManager(unpacked(archive))
+        for place in manager.scan().places:
+            if place.stands_alone(manager.name):
+                artifact = manager.read(place)
+                found = manager.look(
+                    place.type,
+                    place.path,
+                    plugin=artifact.plugin,
+                    secondary=artifact.secondary,
+                    namespace=artifact.namespace,
+                    parent=artifact.parent,
+                )
+                assert found is not None, place.path
+                assert found[0].digest() == place.digest()
+                assert manager.read(found[0]) == artifact
+                alone += 1
+    assert alone > 100

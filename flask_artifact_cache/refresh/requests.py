@@ -1,0 +1,290 @@
+"""From a request for a refresh to its result: joined, queued, one at a time for a collection.
+
+All coordination is in the database, so it holds between threads, processes and machines.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from ..errors import ArtifactCacheError, BusyError, RootUnavailableError
+from ..files.manager import ArtifactManager
+from . import lease as leases
+from . import runs, store
+from .report import FAILED, SUCCEEDED, Report, Result
+from .run import Observe, Order, Progress, Run, utc_now
+from .transactions import Transactions
+
+log = logging.getLogger("flask_artifact_cache")
+
+# How long a request waits for another one on the same collection, and for one it has joined.
+WAIT_S = 10.0
+JOIN_S = 60.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.01, 0.25
+
+
+def _ignore(*_: object) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refresher:
+    """Does what is asked of the collections of one application.
+
+    :ivar managers: the file side of each collection, by id.
+    :ivar wait_s: how long to wait while a collection is being refreshed.
+    :ivar joins: whether an identical request that is under way is joined.
+    :ivar known: whether somebody has been told the id of the run before it begins.
+    """
+
+    transactions: Transactions
+    managers: Mapping[str, ArtifactManager]
+    clock: Callable[[], datetime] = utc_now
+    sleep: Callable[[float], None] = time.sleep
+    wait_s: float = WAIT_S
+    joins: bool = True
+    known: bool = False
+    progress: Progress = _ignore
+    observe: Observe = _ignore
+
+    def refresh(self, order: Order) -> Result:
+        """Do what is asked, or wait for an identical run that is at it already.
+
+        :raises BusyError: if other refreshes took too long.
+        :raises RootUnavailableError: if the folder of the only collection cannot be read.
+        :raises InvalidRequestError: if there is no such run to confirm.
+        """
+        if order.dry_run:
+            return self._dry_run(order)
+        # A run that was joined may have died with its process: then it is done here.
+        for _ in range(2):
+            refresh_id, joined = self.queue(order)
+            if not joined:
+                return self.work(refresh_id, order)
+            result = self._joined(refresh_id)
+            if result is not None:
+                return result
+        raise BusyError("the same refresh was begun twice and did not end", retry_after=5)
+
+    def queue(self, order: Order) -> tuple[str, bool]:
+        """Write down what is asked for; the id of the run, and whether it was there already."""
+        request = runs.request_key(order.selection, force=order.force, confirm=order.confirm)
+        with self.transactions.write() as connection:
+            runs.lock(connection, list(self.managers))
+            joined = runs.join(connection, request) if self.joins else None
+            if joined is not None:
+                return joined, True
+            refresh_id = secrets.token_hex(16)
+            runs.queue(
+                connection,
+                refresh_id,
+                list(self.managers),
+                request=request,
+                trigger=order.trigger,
+                filters=order.selection.filters() | ({"force": True} if order.force else {}),
+                now=self.clock(),
+                joinable=self.joins,
+            )
+        return refresh_id, False
+
+    def work(self, refresh_id: str, order: Order) -> Result:
+        """Do what was written down; errors as of :meth:`refresh`."""
+        reports: list[Report] = []
+        failures: list[ArtifactCacheError] = []
+        for collection_id in self.managers:
+            report = Report(refresh_id, collection_id)
+            try:
+                self._one(report, order, reports)
+            except ArtifactCacheError as error:
+                failures.append(error)
+                report.outcome = FAILED
+                report.errors = [{"code": error.code, "message": str(error)}]
+                reports.append(report)
+        if failures and len(failures) == len(reports):
+            raise failures[0]
+        return Result(refresh_id, reports)
+
+    def _one(self, report: Report, order: Order, reports: list[Report]) -> None:
+        collection_id = report.collection_id
+        _log_start(order.trigger, report)
+        started = time.perf_counter()
+        lease: leases.Lease | None = None
+
+        def renew(connection: Connection, done: int, total: int) -> None:
+            assert lease is not None
+            lease.renew(connection)
+            runs.go_on(connection, report.refresh_id, collection_id, done, total)
+
+        def end(connection: Connection) -> None:
+            run.report.duration_seconds = round(time.perf_counter() - started, 3)
+            runs.finish(connection, run.report, self.clock())
+            assert lease is not None
+            lease.release(connection)
+
+        run = Run(
+            self.transactions,
+            self.managers[collection_id],
+            order,
+            report,
+            self.clock(),
+            renew,
+            self.progress,
+            self.observe,
+        )
+        try:
+            lease = self._take(report)
+            run.execute(end)
+        except BaseException as error:
+            if isinstance(error, BusyError) and lease is None and not self.known:
+                # It never began.
+                with self.transactions.write() as connection:
+                    runs.forget(connection, report.refresh_id, collection_id)
+                log.info("%s of collection '%s' gave way: %s", order.trigger, collection_id, error)
+                raise
+            self._fail(run.report, error, lease, started)
+            _log_end(order.trigger, run.report)
+            raise
+        reports.append(run.report)
+        _log_end(order.trigger, run.report)
+
+    def _take(self, report: Report) -> leases.Lease:
+        """Wait for the lease of the collection."""
+        deadline = time.monotonic() + self.wait_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                with self.transactions.write() as connection:
+                    runs.start(connection, report.refresh_id, report.collection_id)
+                    return leases.acquire(connection, report.collection_id)
+            except BusyError:
+                # In a caller's transaction nobody else can get on while we wait.
+                if time.monotonic() >= deadline or not self.transactions.own:
+                    raise
+            self.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, _LAST_PAUSE_S)
+
+    def _fail(
+        self,
+        report: Report,
+        error: BaseException,
+        lease: leases.Lease | None,
+        started: float,
+    ) -> None:
+        """Write down that a run has failed, and let the next one in."""
+        known = isinstance(error, ArtifactCacheError)
+        # A caller's transaction that is broken takes all of it with it when it is rolled back.
+        if not (self.transactions.own or known):
+            return
+        report.outcome = FAILED
+        report.duration_seconds = round(time.perf_counter() - started, 3)
+        report.errors = [
+            {"code": error.code, "message": str(error)}
+            if isinstance(error, ArtifactCacheError)
+            else {"code": ArtifactCacheError.code, "message": ArtifactCacheError.title}
+        ]
+        with self.transactions.write() as connection:
+            if isinstance(error, RootUnavailableError):
+                store.set_unavailable(connection, report.collection_id)
+            runs.finish(connection, report, self.clock())
+            if lease is not None:
+                lease.release(connection)
+
+    def _joined(self, refresh_id: str) -> Result | None:
+        """Wait for a run of somebody else; None if its process has died."""
+        deadline = time.monotonic() + JOIN_S
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            with self.transactions.read() as connection:
+                found = runs.reports(connection, refresh_id)
+            if found is not None:
+                break
+            if time.monotonic() >= deadline:
+                raise BusyError("an identical refresh is still running", retry_after=5)
+            self.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, _LAST_PAUSE_S)
+        if not found or any(one.outcome == FAILED and not one.errors for one in found):
+            return None
+        if all(one.outcome == FAILED for one in found):
+            _raise(found[0].errors[0])
+        return Result(refresh_id, found, joined=True)
+
+    def _dry_run(self, order: Order) -> Result:
+        refresh_id = secrets.token_hex(16)
+        reports = []
+        for collection_id, manager in self.managers.items():
+            report = Report(refresh_id, collection_id, dry_run=True)
+            _log_start(order.trigger, report)
+            started = time.perf_counter()
+            Run(
+                self.transactions,
+                manager,
+                order,
+                report,
+                self.clock(),
+                _ignore,
+                self.progress,
+                self.observe,
+            ).execute(_ignore)
+            report.duration_seconds = round(time.perf_counter() - started, 3)
+            _log_end(order.trigger, report)
+            reports.append(report)
+        return Result(refresh_id, reports)
+
+
+def _raise(error: Mapping[str, Any]) -> None:
+    """Raise what the run that was joined has failed with."""
+    for kind in (RootUnavailableError, BusyError):
+        if error["code"] == kind.code:
+            raise kind(error["message"])
+    raise ArtifactCacheError(error["message"])
+
+
+def _log_start(trigger: str, report: Report) -> None:
+    log.info(
+        "%s of collection '%s' started",
+        trigger,
+        report.collection_id,
+        extra={
+            "artifact_cache": {"collection": report.collection_id, "run": report.refresh_id},
+        },
+    )
+
+
+def _log_end(trigger: str, report: Report) -> None:
+    figures = {
+        "synced": report.artifacts_refreshed,
+        "created": report.created,
+        "updated": report.updated,
+        "unchanged": report.unchanged,
+        "removed": report.removed,
+        "skipped": report.skipped,
+        "withheld": report.withheld,
+        "quarantined": report.quarantined,
+        "fields_populated": report.fields_populated,
+        "errors": len(report.errors),
+        "seconds": report.duration_seconds,
+    }
+    log.log(
+        logging.INFO if report.outcome == SUCCEEDED else logging.WARNING,
+        "%s of collection '%s' %s: %s",
+        trigger,
+        report.collection_id,
+        report.outcome,
+        " ".join(f"{name}={value}" for name, value in figures.items()),
+        extra={
+            "artifact_cache": {
+                "collection": report.collection_id,
+                "run": report.refresh_id,
+                "outcome": report.outcome,
+                **figures,
+            }
+        },
+    )

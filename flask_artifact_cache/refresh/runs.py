@@ -1,0 +1,279 @@
+"""The rows of refresh runs: who asked for what, how far it is, and what came of it.
+
+A run begins with a row for each of its collections, so that whoever asks for the same finds it
+and waits for the result. A request that comes while the files are being looked at may know of a
+later edit: a run that was joined looks a second time before it ends (run.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, delete, desc, func, insert, select, update
+
+from ..freshness import isoformat
+from ..models import Collection, RefreshRun
+from . import store
+from .lease import LEASE_MS, now_ms
+from .report import COUNTS, FAILED, NEEDS_CONFIRMATION, PARTIAL, SUCCEEDED, Report
+from .selection import Selection
+
+QUEUED, RUNNING = "queued", "running"
+# How long what came of a run can be looked up.
+KEPT = timedelta(days=7)
+
+_RUN = RefreshRun.__table__
+
+
+def request_key(selection: Selection, **options: object) -> str:
+    """Equal for requests that ask for the same."""
+    parts = (selection.collection_id, sorted(selection.filters().items()), sorted(options.items()))
+    return hashlib.blake2b(json.dumps(parts, default=str).encode(), digest_size=16).hexdigest()
+
+
+def join(connection: Connection, request: str) -> str | None:
+    """Wait from now on for the run that does the same already; its id, or None if there is none.
+
+    The collections are locked by the caller, so no run begins or ends meanwhile.
+    """
+    found: str | None = connection.scalar(
+        select(RefreshRun.id)
+        .where(RefreshRun.request == request)
+        .group_by(RefreshRun.id)
+        .having(
+            and_(
+                func.count(case((RefreshRun.closed.is_(True), 1))) == 0,
+                func.min(RefreshRun.alive_until_ms) > now_ms(connection),
+            )
+        )
+        .limit(1)
+    )
+    if found is not None:
+        connection.execute(
+            update(RefreshRun).where(RefreshRun.id == found).values(joins=RefreshRun.joins + 1)
+        )
+    return found
+
+
+def lock(connection: Connection, collections: Sequence[str]) -> None:
+    """Make sure that the collections have their rows, and let nobody else at them."""
+    for one in sorted(collections):
+        store.ensure_collection(connection, one)
+    connection.execute(
+        select(Collection.id)
+        .where(Collection.id.in_(collections))
+        .order_by(Collection.id)
+        .with_for_update()
+    )
+
+
+def queue(
+    connection: Connection,
+    refresh_id: str,
+    collections: Sequence[str],
+    *,
+    request: str,
+    trigger: str,
+    filters: dict[str, Any],
+    now: datetime,
+    joinable: bool,
+) -> None:
+    """Write down that a run is to begin, and forget those of long ago."""
+    connection.execute(
+        delete(RefreshRun).where(
+            RefreshRun.collection_id.in_(collections), RefreshRun.started_at < now - KEPT
+        )
+    )
+    alive_until_ms = connection.scalar(select(now_ms(connection) + LEASE_MS))
+    connection.execute(
+        insert(RefreshRun),
+        [
+            {
+                "id": refresh_id,
+                "collection_id": one,
+                "request": request,
+                "trigger": trigger,
+                "filters": filters,
+                "outcome": QUEUED,
+                "closed": not joinable,
+                "alive_until_ms": alive_until_ms,
+                "started_at": now,
+            }
+            for one in collections
+        ],
+    )
+
+
+def start(connection: Connection, refresh_id: str, collection_id: str) -> None:
+    """Write down that the run is at one of its collections now."""
+    connection.execute(
+        update(RefreshRun)
+        .where(RefreshRun.id == refresh_id, RefreshRun.collection_id == collection_id)
+        .values(outcome=RUNNING)
+    )
+
+
+def forget(connection: Connection, refresh_id: str, collection_id: str) -> None:
+    """Take back what :func:`queue` has written down."""
+    connection.execute(
+        delete(RefreshRun).where(
+            RefreshRun.id == refresh_id, RefreshRun.collection_id == collection_id
+        )
+    )
+
+
+def go_on(
+    connection: Connection, refresh_id: str, collection_id: str, done: int = 0, total: int = 0
+) -> None:
+    """Say that the run is alive, and how many artifacts of the collection are done."""
+    here = RefreshRun.collection_id == collection_id
+    connection.execute(
+        update(RefreshRun)
+        .where(RefreshRun.id == refresh_id, RefreshRun.finished_at.is_(None))
+        .values(
+            alive_until_ms=now_ms(connection) + LEASE_MS,
+            done=case((here, done), else_=RefreshRun.done),
+            total=case((here, total), else_=RefreshRun.total),
+        )
+    )
+
+
+def close(connection: Connection, refresh_id: str, collection_id: str) -> bool:
+    """Let nobody join any more; whether somebody has."""
+    mine = and_(RefreshRun.id == refresh_id, RefreshRun.collection_id == collection_id)
+    connection.execute(update(RefreshRun).where(mine).values(closed=True))
+    return bool(connection.scalar(select(RefreshRun.joins).where(mine)))
+
+
+def finish(connection: Connection, report: Report, now: datetime) -> None:
+    """Write down what came of a run."""
+    counts = {name: getattr(report, name) for name in COUNTS}
+    total = report.created + report.updated + report.unchanged
+    connection.execute(
+        update(RefreshRun)
+        .where(RefreshRun.id == report.refresh_id, RefreshRun.collection_id == report.collection_id)
+        .values(
+            outcome=report.outcome,
+            closed=True,
+            finished_at=now,
+            duration_ms=round(report.duration_seconds * 1000),
+            done=total,
+            total=total,
+            errors=report.errors,
+            **counts,
+        )
+    )
+
+
+def reports(connection: Connection, refresh_id: str) -> list[Report] | None:
+    """What came of a run; None while it goes on.
+
+    A run whose process has died is believed to have failed once it has not been heard of for the
+    length of a lease.
+    """
+    found = []
+    alive = (RefreshRun.alive_until_ms > now_ms(connection)).label("alive")
+    rows = connection.execute(
+        select(*_RUN.columns, alive)
+        .where(RefreshRun.id == refresh_id)
+        .order_by(_RUN.c.collection_id)
+    )
+    for row in rows:
+        if row.finished_at is None and row.alive:
+            return None
+        report = Report(row.id, row.collection_id, duration_seconds=row.duration_ms / 1000)
+        for name in COUNTS:
+            setattr(report, name, getattr(row, name))
+        report.errors = list(row.errors)
+        report.outcome = row.outcome if row.finished_at is not None else FAILED
+        found.append(report)
+    return found
+
+
+def withheld(connection: Connection, refresh_id: str, collection_id: str) -> int | None:
+    """How many removals of a collection wait for a confirmation by this id; None if it has none."""
+    return connection.scalar(
+        select(RefreshRun.withheld).where(
+            RefreshRun.id == refresh_id,
+            RefreshRun.collection_id == collection_id,
+            RefreshRun.outcome == NEEDS_CONFIRMATION,
+        )
+    )
+
+
+def withheld_in(connection: Connection, refresh_id: str) -> str | None:
+    """The collection of which a run has held removals back; else any of its collections."""
+    return connection.scalar(
+        select(RefreshRun.collection_id)
+        .where(RefreshRun.id == refresh_id)
+        .order_by(RefreshRun.withheld.desc())
+        .limit(1)
+    )
+
+
+def recent(
+    connection: Connection, limit: int, collection_id: str | None = None
+) -> list[dict[str, Any]]:
+    """The newest runs, each without its errors."""
+    statement = select(RefreshRun.id, func.max(RefreshRun.started_at).label("at"))
+    if collection_id is not None:
+        statement = statement.where(RefreshRun.collection_id == collection_id)
+    statement = statement.group_by(RefreshRun.id).order_by(desc("at"), RefreshRun.id).limit(limit)
+    ids = [row[0] for row in connection.execute(statement)]
+    found = _described(connection, ids)
+    return [{name: value for name, value in found[one].items() if name != "errors"} for one in ids]
+
+
+def one(connection: Connection, refresh_id: str) -> dict[str, Any] | None:
+    """A run with its progress, counts and errors; None if there is none."""
+    return _described(connection, [refresh_id]).get(refresh_id)
+
+
+# Of a run of several collections, what stands first here is said of the whole.
+_OUTCOMES = (RUNNING, QUEUED, FAILED, NEEDS_CONFIRMATION, PARTIAL, SUCCEEDED)
+
+
+def _described(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    alive = (RefreshRun.alive_until_ms > now_ms(connection)).label("alive")
+    statement = select(*_RUN.columns, alive).where(RefreshRun.id.in_(ids))
+    by_id: dict[str, list[Any]] = {}
+    for row in connection.execute(statement.order_by(RefreshRun.collection_id)):
+        by_id.setdefault(row.id, []).append(row)
+    return {refresh_id: _description(rows) for refresh_id, rows in by_id.items()}
+
+
+def _description(rows: Sequence[Any]) -> dict[str, Any]:
+    first = rows[0]
+    several = len(rows) > 1
+
+    def total(name: str) -> Any:
+        return sum(getattr(row, name) for row in rows)
+
+    outcomes = {row.outcome if row.finished_at is not None or row.alive else FAILED for row in rows}
+    ended = [row.finished_at for row in rows]
+    return {
+        "refresh_id": first.id,
+        "collection_id": None if several else first.collection_id,
+        "trigger": first.trigger,
+        "filters": first.filters,
+        "outcome": next(one for one in _OUTCOMES if one in outcomes),
+        "started_at": isoformat(first.started_at),
+        "finished_at": None if None in ended else isoformat(max(ended)),
+        "progress": {"done": total("done"), "total": total("total")},
+        "artifacts_refreshed": total("created")
+        + total("updated")
+        + total("unchanged")
+        - total("quarantined"),
+        **{name: total(name) for name in COUNTS},
+        "error_count": sum(len(row.errors) for row in rows),
+        "errors": [
+            {"collection_id": row.collection_id, **error} if several else error
+            for row in rows
+            for error in row.errors
+        ],
+        "duration_seconds": total("duration_ms") / 1000,
+    }
