@@ -20,6 +20,8 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.loader import BaseLoader
 
+from . import flatyaml
+
 try:
     from ruamel.yaml import cyaml
 except ImportError:  # the C extension is optional; the values are the same without it
@@ -35,7 +37,6 @@ NODE_LIMIT = 5_000  # scalars and collections, aliases counted as what they stan
 ALIAS_LIMIT = 20
 BRACKET_LIMIT = 64  # brackets open at once, wherever they stand
 
-_NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 _CORE = "tag:yaml.org,2002:"
 _TAGS = frozenset(
     ("!", *(_CORE + kind for kind in ("str", "int", "float", "bool", "null", "map", "seq")))
@@ -76,12 +77,28 @@ Parse: TypeAlias = Callable[[str], Parsed]
 
 
 def parse(text: str) -> Parsed:
-    """Read ``text``, with ruamel's C parser where that is installed.
+    """Read ``text``: line by line, else with ruamel's C parser where that is installed.
 
-    The C parser is a short cut, not a second opinion: what it reads without a doubt, the Python
-    parser reads the same way; everything else (about 3 % of real files) is left to the latter.
+    Both are short cuts, not second opinions: what they read without a doubt, the Python parser
+    reads the same way; everything else (about 3 % of real files) is left to the latter.
 
     :raises YamlError: see there.
+    """
+    return parse_flat(text) or parse_with_events(text)
+
+
+def parse_flat(text: str) -> Parsed | None:
+    """Read ``text`` if it has one field a line, and stays within the bounds."""
+    if text.count("[") + text.count("{") > BRACKET_LIMIT:
+        return None
+    found = flatyaml.read(text)
+    return Parsed(*found, ()) if found is not None and found[1] <= NODE_LIMIT else None
+
+
+def parse_with_events(text: str) -> Parsed:
+    """Read ``text`` with ruamel's C parser where that is installed and certain.
+
+    :raises YamlError: as :func:`parse_in_python`.
     """
     if CParser is not None and _is_ordinary(text):
         try:
@@ -294,7 +311,7 @@ def _scalar(event: Any, *, is_key: bool) -> str | None:
         _check_tag(event)
     style = event.style
     if not style:
-        is_null = text in _NULLS and not is_key and (tag is None or tag == _CORE + "null")
+        is_null = text in flatyaml.NULLS and not is_key and (tag is None or tag == _CORE + "null")
         return None if is_null else text
     return cleaned(text) if style == '"' and not text.isprintable() else text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -24,7 +25,9 @@ from flask_artifact_cache.files.yamltext import (
     Value,
     YamlError,
     parse,
+    parse_flat,
     parse_in_python,
+    parse_with_events,
 )
 
 
@@ -526,11 +529,94 @@ def test_a_file_that_is_written_as_json_strings_is_read_back(name: str, text: st
     assert found.fields == {"name": name, "description": text}
 
 
+@_lawful
+@given(_FILES)
+def test_the_short_cuts_give_the_same_result(data: bytes) -> None:
+    assert outcome(data) == outcome(data, parse_in_python)
+
+
 @pytest.mark.skipif(CParser is None, reason="ruamel.yaml's C parser is not installed")
 @_lawful
 @given(_FILES)
 def test_both_parsers_give_the_same_result(data: bytes) -> None:
-    assert outcome(data) == outcome(data, parse_in_python)
+    assert outcome(data, parse_with_events) == outcome(data, parse_in_python)
+
+
+_MARKS = [*"a-?:,[]{}#&*!|>'\"%@` .=<~\\", "é", "日本", "\u0301", "\u200d", "null", "''", '""']
+_WORDS = ["a", "b c", "a:b", "C# is", "it's", "it’s", "1.0", "~", "null", "", "'a, b'", '"c: d"']
+_SCALARS = st.one_of(
+    st.sampled_from(_WORDS), st.lists(st.sampled_from(_MARKS), max_size=5).map("".join)
+)
+_VALUES = st.one_of(
+    _SCALARS,
+    st.lists(_SCALARS, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+    st.lists(_SCALARS, max_size=3).map(lambda items: "".join(f"\n  - {item}" for item in items)),
+    st.builds("\n- {}\n{}- {}".format, _SCALARS, st.sampled_from(["", " "]), _SCALARS),
+)
+_LINES = st.builds(
+    "{}:{}{}{}\n".format,
+    st.sampled_from(["name", "tags", "a", "b", "<<", "x y", "- a", ""]),
+    st.sampled_from([" ", " ", " ", "", "  "]),
+    _VALUES,
+    st.sampled_from(["", "", " ", " # c", "\n", "\n  more"]),
+)
+
+
+@_lawful
+@given(st.lists(_LINES, max_size=4).map("".join))
+def test_what_is_read_line_by_line_a_parser_reads_the_same_way(text: str) -> None:
+    found = parse_flat(text)
+    assert found is None or found == parse_with_events(text) == parse_in_python(text)
+
+
+def test_the_usual_front_matter_is_read_line_by_line() -> None:
+    found = parse_flat(
+        "name: pdf-tools\n"
+        "description: Reads PDFs, and C# (see https://example.org/#top); don't ask – it's “fast”\n"
+        "version: '1.0'\n"
+        'title: "PDF: tools" \n'
+        "license:\n"
+        "author: null\n"
+        "tags: [pdf, 'a, b', \"c: d\", ~]\n"
+        "keywords: []\n"
+        "tools:\n"
+        "  - Read\n"
+        "  - Bash(git:*)\n"
+        "models:\n"
+        "- opus\n"
+    )
+    assert found is not None
+    assert found.value == {
+        "name": "pdf-tools",
+        "description": "Reads PDFs, and C# (see https://example.org/#top); don't ask – it's “fast”",
+        "version": "1.0",
+        "title": "PDF: tools",
+        "license": None,
+        "author": None,
+        "tags": ["pdf", "a, b", "c: d", None],
+        "keywords": [],
+        "tools": ["Read", "Bash(git:*)"],
+        "models": ["opus"],
+    }
+    assert found.nodes == 28
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "k: a" + " " * 60_000 + ": b\n",
+        "k: [a" + " " * 60_000 + "?]\n",
+        "k: 'a'" + " " * 60_000 + "?\n",
+        "k:" + " " * 60_000 + "?\n",
+        "k:\n- a" + " " * 60_000 + ": b\n",
+        "k: [" + "a, " * 20_000 + "?]\n",
+        "k:\n" + "- a\n" * 15_000 + " ?\n",
+    ],
+)
+def test_long_lines_are_given_up_at_once(text: str) -> None:
+    start = time.process_time()
+    assert parse_flat(text) is None
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(
@@ -563,3 +649,4 @@ def test_where_the_parsers_differ_the_one_in_python_counts(text: str) -> None:
             return error.code, error.index
 
     assert result(parse) == result(parse_in_python)
+    assert result(parse_with_events) == result(parse_in_python)
