@@ -10,7 +10,6 @@ SQLite uses an FTS5 index, PostgreSQL a GIN index; any other database scans the 
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import unicodedata
 from collections.abc import Sequence
@@ -44,9 +43,9 @@ GIN_INDEX = "ix_artifact_cache_search_gin"
 # from the best rank to the last.
 TIERS = ((("name",), "A"), (("name", "tags"), "AB"), (("name", "tags", "description"), "ABC"))
 
-_ASCII_GAPS = re.compile(r"[^0-9a-z]+")
 MAX_WORD_LENGTH = 200
-_LONG_WORDS = re.compile(rf"(\w{{{MAX_WORD_LENGTH}}})\w+", re.ASCII)
+# What a word in ASCII consists of, in lower case; blanks for everything else.
+_ASCII_WORDS = "".join(chr(code).lower() if chr(code).isalnum() else " " for code in range(128))
 MAX_TERMS = 16
 MAX_TERM_LENGTH = 64
 
@@ -57,16 +56,21 @@ def fold(value: str) -> str:
     Words are cut to :data:`MAX_WORD_LENGTH`; PostgreSQL refuses those above 2 KB.
     """
     if value.isascii():
-        return _LONG_WORDS.sub(r"\1", _ASCII_GAPS.sub(" ", value.lower()).strip())
-    # Once before folding, because letters such as a bold A have a case only then.
-    plain = unicodedata.normalize("NFKD", value).casefold()
-    decomposed = unicodedata.normalize("NFKD", plain)
-    letters = [
-        character if character.isalnum() else " "
-        for character in decomposed
-        if not unicodedata.combining(character)
-    ]
-    return " ".join(word[:MAX_WORD_LENGTH] for word in "".join(letters).split())
+        words = value.translate(_ASCII_WORDS).split()
+    else:
+        # Once before folding, because letters such as a bold A have a case only then.
+        plain = unicodedata.normalize("NFKD", value).casefold()
+        decomposed = unicodedata.normalize("NFKD", plain)
+        letters = [
+            character if character.isalnum() else " "
+            for character in decomposed
+            if not unicodedata.combining(character)
+        ]
+        words = "".join(letters).split()
+    folded = " ".join(words)
+    if len(folded) <= MAX_WORD_LENGTH:
+        return folded
+    return " ".join([word[:MAX_WORD_LENGTH] for word in words])
 
 
 def terms(query: str) -> tuple[str, ...]:
