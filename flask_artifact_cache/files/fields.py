@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from functools import lru_cache
 from itertools import islice
 
 from .problems import Problem
@@ -15,6 +16,7 @@ from .yamltext import cleaned
 NAME_LIMIT = 64  # characters; with the form below, the Agent Skills specification's rule
 DESCRIPTION_LIMIT = 1_024  # characters; the same specification's
 
+_KEPT_TEXT = 200  # characters
 _INT_BITS = 256  # a longer number is no version, and long to write out
 _HINT_DEPTH = 4  # brackets inside each other in an argument hint
 _PLAIN_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
@@ -99,12 +101,14 @@ class _Source:
     def __init__(self, values: Mapping[str, object]) -> None:
         self.problems: list[Problem] = []
         self.values = _folded(values)
+        self.levels = [self.values]
         metadata = self.values.get("metadata")
-        self.metadata = _folded(metadata) if isinstance(metadata, Mapping) else {}
+        if isinstance(metadata, Mapping):
+            self.levels.append(_folded(metadata))
 
     def first(self, *keys: str) -> tuple[str, object]:
         """Find the first of ``keys`` that is there, at the top before under ``metadata``."""
-        for values in (self.values, self.metadata):
+        for values in self.levels:
             for key in keys:
                 if key in values:
                     return key, values[key]
@@ -125,6 +129,15 @@ class _Source:
 
     def warn(self, code: str, message: str) -> None:
         self.problems.append(Problem(code, message))
+
+
+def _remembered(split: Callable[[str], tuple[str, ...]]) -> Callable[[str], tuple[str, ...]]:
+    """Split equal texts once: the tags and tools of a collection are the same few, again and again.
+
+    Only short ones are kept, so that no file can fill the memory with them.
+    """
+    kept = lru_cache(maxsize=1024)(split)
+    return lambda text: kept(text) if len(text) <= _KEPT_TEXT else split(text)
 
 
 def _folded(values: Mapping[str, object]) -> dict[str, object]:
@@ -226,12 +239,19 @@ def _tags(source: _Source) -> tuple[str, ...]:
         if text is None:
             source.wrong_type(key)
             continue
-        for part in _TAG_BREAK.split(_without_brackets(text)):
-            tag = part.strip(" \t\"'").lstrip("#").strip()
-            if tag and not tag.isascii():
-                tag = unicodedata.normalize("NFC", tag)
-            if tag:
-                tags[tag] = None
+        tags.update(dict.fromkeys(_split_tags(text)))
+    return tuple(tags)
+
+
+@_remembered
+def _split_tags(text: str) -> tuple[str, ...]:
+    tags = []
+    for part in _TAG_BREAK.split(_without_brackets(text)):
+        tag = part.strip(" \t\"'").lstrip("#").strip()
+        if tag and not tag.isascii():
+            tag = unicodedata.normalize("NFC", tag)
+        if tag:
+            tags.append(tag)
     return tuple(tags)
 
 
@@ -248,7 +268,7 @@ def _tools(source: _Source, *keys: str) -> tuple[str, ...] | None:
     if text is None:
         source.wrong_type(key)
         return None
-    return tuple(_split_tools(_without_brackets(text)))
+    return _split_tools(text)
 
 
 def _without_brackets(text: str) -> str:
@@ -256,12 +276,14 @@ def _without_brackets(text: str) -> str:
     return text[1:].removesuffix("]") if text.startswith("[") else text
 
 
-def _split_tools(text: str) -> list[str]:
+@_remembered
+def _split_tools(text: str) -> tuple[str, ...]:
     """Split at commas and newlines, else at blanks; ``Bash(git add:*, git commit:*)`` is one."""
+    text = _without_brackets(text)
     pieces = _split_outside_brackets(text, ",\n")
     if len(pieces) == 1:
         pieces = _split_outside_brackets(text, " \t")
-    return pieces
+    return tuple(pieces)
 
 
 def _split_outside_brackets(text: str, breaks: str) -> list[str]:
