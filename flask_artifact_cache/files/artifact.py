@@ -449,7 +449,12 @@ def _bounded_item(key: str, item: object, depth: int, *, cut: bool) -> object:
     folded = key.lower().replace("_", "").replace("-", "")
     if folded in _SPECIAL:
         return _SPECIAL[folded](item)
-    if _SECRET_KEY.fullmatch(folded) and item is not None and not isinstance(item, bool):
+    if (
+        folded.endswith(_SECRET_ENDS)
+        and _SECRET_KEY.fullmatch(folded)
+        and item is not None
+        and not isinstance(item, bool)
+    ):
         return servers.HIDDEN
     # What these say is told as the artifact's own anyway.
     prose = depth == 0 and folded in ("name", "title", "description")
@@ -484,6 +489,11 @@ _SPECIAL: dict[str, Callable[[object], object]] = {
 # The same in a text that could not be parsed.
 _SPECIAL_TEXT = re.compile(
     r"(?i)(?<![\w-])(?:env|env[-_]?vars|environment|headers|mcp[-_]?servers|hooks)[\"']?\s*:"
+)
+# The pattern below takes its time, and most keys end otherwise.
+_SECRET_ENDS = (
+    *("key", "token", "password", "passwd", "secret"),
+    *("credential", "credentials", "authorization"),
 )
 _SECRET_KEY = re.compile(
     r".*(?:apikey|secretkey|privatekey|accesskey|password|passwd|secret|credentials?)|authorization"

@@ -140,7 +140,7 @@ def _decode(data: bytes, problems: list[Problem]) -> str:
             text = text[1:]
             problems.append(Problem("W_BOM", "the file starts with a byte order mark", line=1))
 
-    if not readable or text.count("\0") > max(_NULS_TOLERATED, len(text) // 100):
+    if not readable or ("\0" in text and text.count("\0") > max(_NULS_TOLERATED, len(text) // 100)):
         raise UnreadableError(Problem("E_BINARY", "the file is not text"))
     if not _is_clean(data):
         text = text.replace("\r\n", "\n").replace("\r", "\n")
