@@ -457,8 +457,8 @@ def _bounded_item(key: str, item: object, depth: int, *, cut: bool) -> object:
     ):
         return servers.HIDDEN
     # What these say is told as the artifact's own anyway.
-    prose = depth == 0 and folded in ("name", "title", "description")
-    return _bounded(item, depth + 1, cut=cut and not prose)
+    cut = cut and not (depth == 0 and folded in ("name", "title", "description"))
+    return _bounded(item, depth + 1, cut=cut)
 
 
 def _bounded_servers(value: object) -> object:

@@ -116,7 +116,10 @@ class _Source:
 
     def text(self, *keys: str) -> str | None:
         """Read what should be text; None where it is missing, empty or no scalar."""
-        key, value = self.first(*keys)
+        return self.as_text(*self.first(*keys))
+
+    def as_text(self, key: str, value: object) -> str | None:
+        """Read ``value`` as :meth:`text` does."""
         if value is None:
             return None
         text = _scalar(value)
@@ -223,10 +226,10 @@ def _author(source: _Source) -> str | None:
 
 
 def _model(source: _Source) -> str | None:
-    _, value = source.first("model")
+    key, value = source.first("model")
     if isinstance(value, list | tuple):
         return ", ".join(filter(None, map(_scalar, value))) or None
-    return source.text("model")
+    return source.as_text(key, value)
 
 
 def _tags(source: _Source) -> tuple[str, ...]:
@@ -306,10 +309,9 @@ def _split_outside_brackets(text: str, breaks: str) -> list[str]:
 
 
 def _argument_hint(source: _Source) -> str | None:
-    keys = ("argument-hint", "argumenthint")
-    _, value = source.first(*keys)
+    key, value = source.first("argument-hint", "argumenthint")
     # '[file name]' is a list to YAML and a hint to its author.
-    return _bracketed(value) if isinstance(value, list | tuple) else source.text(*keys)
+    return _bracketed(value) if isinstance(value, list | tuple) else source.as_text(key, value)
 
 
 def _bracketed(value: object, depth: int = _HINT_DEPTH) -> str:

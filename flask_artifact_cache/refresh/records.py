@@ -11,6 +11,7 @@ import json
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from ..files.artifact import Artifact, uid
@@ -44,6 +45,9 @@ FIELDS = (
 )
 
 
+_VALUES = attrgetter(*FIELDS)
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What the database keeps of one artifact.
@@ -69,17 +73,16 @@ class Record:
 def record(collection_id: str, artifact: Artifact) -> Record:
     """The rows of an artifact of a collection."""
     identity = uid(collection_id, artifact.type, artifact.path)
-    columns: dict[str, Any] = {name: getattr(artifact, name) for name in FIELDS}
-    columns["tags"] = list(artifact.tags)
-    columns["tools"] = None if artifact.tools is None else list(artifact.tools)
-    columns["warnings"] = [as_dict(problem) for problem in artifact.warnings]
-    columns["error"] = None if artifact.error is None else as_dict(artifact.error)
     item = {
         "uid": identity,
         "id": artifact.id,
         "collection_id": collection_id,
-        **columns,
+        **dict(zip(FIELDS, _VALUES(artifact), strict=True)),
+        "warnings": [as_dict(problem) for problem in artifact.warnings],
+        "error": None if artifact.error is None else as_dict(artifact.error),
     }
+    item["tags"] = list(artifact.tags)
+    item["tools"] = None if artifact.tools is None else list(artifact.tools)
     details = {
         **artifact.details,
         "title": artifact.title,
@@ -87,16 +90,12 @@ def record(collection_id: str, artifact: Artifact) -> Record:
         "parent": artifact.parent,
         "argument_hint": artifact.argument_hint,
     }
+    columns = {**item, "payload": as_json(item), "details": as_json(details)}
+    del columns["id"]  # the row's own is a number
     return Record(
         uid=identity,
         name_key=name_key(artifact.name),
-        columns={
-            **columns,
-            "uid": identity,
-            "collection_id": collection_id,
-            "payload": as_json(item),
-            "details": as_json(details),
-        },
+        columns=columns,
         facets=_facets(columns),
         search=(
             fold(artifact.name),
