@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import VanishedError
 from . import documents, fields, frontmatter, plugins, servers
@@ -109,15 +109,14 @@ def read(place: Place, files: Files) -> Artifact:
     except UnreadableError as error:
         values = fields.normalise(place.type, {}, fallback_name=place.name)
         # Nothing was read, so nothing is missing: only the error counts.
-        values = replace(values, problems=())
+        values = values._replace(problems=())
         return _build(place, values, content or _unread(place), error=error.problem.at(place.path))
 
 
 # Bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
+class _Content(NamedTuple):
     """What is known of the bytes that an artifact owns."""
 
     hash: str | None

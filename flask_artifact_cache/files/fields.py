@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from functools import lru_cache
 from itertools import islice
+from typing import NamedTuple
 
 from .problems import Problem
 from .yamltext import cleaned
@@ -32,8 +32,7 @@ _NOT_PROSE = ("#", "|", "![", "[![", "<")
 _FENCES = ("```", "~~~")
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(NamedTuple):
     """What every kind of artifact may say about itself.
 
     :ivar name: as declared, else from the path.

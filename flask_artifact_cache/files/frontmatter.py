@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .problems import Problem, UnreadableError
 from .recovery import KEY_LINE, is_known, recover, unquoted
@@ -22,8 +22,7 @@ _NULS_TOLERATED = 8  # or one in a hundred bytes; more make the file binary
 _UNWANTED = bytes(set(range(32)) - {9, 10}) + b"\x7f"
 
 
-@dataclass(frozen=True, slots=True)
-class FrontMatter:
+class FrontMatter(NamedTuple):
     """What the top of a file declares.
 
     :ivar fields: keys as written; of equal keys the first.
@@ -36,8 +35,7 @@ class FrontMatter:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+class _Block(NamedTuple):
     """The front matter and where it stands in the file.
 
     :ivar text: its lines, without the indentation of the opening line.

@@ -72,8 +72,11 @@ class Files:
             handle, in_file = self._open(path, evidence)
             try:
                 # To make room for a whole chunk costs more than to read a small file.
-                while part := os.read(handle, min(size, in_file + 1)):
+                wanted = min(size, in_file + 1)
+                while part := os.read(handle, wanted):
                     yield part
+                    if len(part) < wanted:
+                        break  # of a regular file, that was the end
             finally:
                 os.close(handle)
         except (FileNotFoundError, NotADirectoryError) as error:

@@ -10,9 +10,8 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..files.artifact import Artifact, uid
 from ..files.problems import Problem
@@ -48,8 +47,7 @@ FIELDS = (
 _VALUES = attrgetter(*FIELDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What the database keeps of one artifact.
 
     :ivar columns: of the artifact's row, but for times and condition.
