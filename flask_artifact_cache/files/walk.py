@@ -66,27 +66,26 @@ class Folder:
     Names that are not valid UTF-8 carry surrogate escapes; :func:`shown` makes text of them.
 
     :ivar path: POSIX, relative to the root; ``""`` is the root itself.
+    :ivar name: the last part of the path; empty for the root.
     """
 
-    __slots__ = ("files", "folders", "path")
+    __slots__ = ("files", "folders", "name", "path")
 
     def __init__(
         self,
         path: str,
         files: Mapping[str, Evidence] = _NO_FILES,
         folders: Mapping[str, Folder] = _NO_FOLDERS,
+        *,
+        name: str | None = None,
     ) -> None:
         self.path = path
+        self.name = path.rpartition("/")[2] if name is None else name
         self.files = files
         self.folders = folders
 
     def __repr__(self) -> str:
         return f"Folder({self.path!r})"
-
-    @property
-    def name(self) -> str:
-        """The last part of the path; empty for the root."""
-        return self.path.rpartition("/")[2]
 
     def join(self, name: str) -> str:
         """Make the path of an entry of this folder."""
@@ -303,7 +302,8 @@ def walk(
                             unlisted.add(_affected(prefix + name))
                             complete = False
                             continue
-                        inner = folders[name] = Folder(prefix + name)
+                        # The key once more: the artifact's name will be the same object, too.
+                        inner = folders[name] = Folder(prefix + name, name=name)
                         below.append((inner, entry.path, depth + 1))
                         continue
                     try:
