@@ -1,6 +1,7 @@
 """Front matter with one field a line -> plain values, without a parser of YAML.
 
-Five of six real files hold nothing but ``key: value``, ``key: [a, b]`` and lists of ``- value``.
+Nine of ten real files hold nothing but ``key: value``, ``key: [a, b]``, lists of ``- value``, and
+mappings of ``key: value`` below a key such as ``metadata``.
 What is read here, every parser of YAML reads the same way; in doubt nothing is read here.
 """
 
@@ -19,14 +20,19 @@ _PLAIN = rf"{_NO_INDICATOR} [^\n:#]* (?: (?: :(?![ \n]) | (?<![ ])\# ) [^\n:#]* 
 # Between brackets more marks have a meaning; those are not looked at here.
 _FLOW_ITEM = rf"""(?: {_QUOTED} | {_NO_INDICATOR} [^\n?:,\[\]{{}}#'"]* )"""
 _FLOW = rf"\[[ ]* (?: {_FLOW_ITEM} (?: ,[ ]*{_FLOW_ITEM} )* )? \] [ ]*"
+_KEY = r"[A-Za-z_][\w.-]{0,99}"
 _ITEM = rf"-[ ]+ (?: {_QUOTED} | {_PLAIN} )"
+_PAIR = rf"{_KEY}:[ ]+ (?: {_QUOTED} | {_PLAIN} )"
 
 _FIELD = re.compile(
     rf"""(?ax)
-    ( [A-Za-z_][\w.-]{{0,99}} ):
+    ( {_KEY} ):
     (?:
         [ ]+ ( {_QUOTED} | {_FLOW} | {_PLAIN} )
-    |   [ ]* ( \n(?P<indent>[ ]*){_ITEM} (?: \n(?P=indent){_ITEM} )* )?
+    |   [ ]* (
+            \n(?P<items>[ ]*){_ITEM} (?: \n(?P=items){_ITEM} )*
+        |   \n(?P<pairs>[ ]+){_PAIR} (?: \n(?P=pairs){_PAIR} )*
+        )?
     ) \n
     | ( [\s\S]+ )  # what is not read here
     """
@@ -35,7 +41,7 @@ _FLOW_ITEMS = re.compile(f"(?x){_FLOW_ITEM}")
 
 
 def read(text: str) -> tuple[dict[str, Any], int] | None:
-    """Read a mapping of scalars and of lists of scalars; tell how many of all these there are.
+    """Read a mapping that is at most two levels deep; tell how many nodes it has.
 
     :returns: None where a parser has to look.
     """
@@ -44,13 +50,21 @@ def read(text: str) -> tuple[dict[str, Any], int] | None:
         return None
     fields: dict[str, Any] = {}
     nodes = 1
-    for key, value, items, _, doubt in _FIELD.findall(text):
+    for key, value, block, _, _, doubt in _FIELD.findall(text):
         if doubt or key in fields:
             return None
         nodes += 2
-        if items:
-            fields[key] = [_scalar(item.lstrip(" ")[1:]) for item in items.split("\n")[1:]]
-            nodes += len(fields[key])
+        if block:
+            lines = [line.lstrip(" ") for line in block.split("\n")[1:]]
+            if lines[0][0] == "-":
+                fields[key] = [_scalar(line[1:]) for line in lines]
+                nodes += len(lines)
+            else:
+                pairs = [line.partition(":") for line in lines]
+                fields[key] = {inner: _scalar(item) for inner, _, item in pairs}
+                nodes += 2 * len(lines)
+                if len(fields[key]) < len(lines):
+                    return None
         elif value[:1] == "[":
             fields[key] = [_scalar(item) for item in _FLOW_ITEMS.findall(value)]
             nodes += len(fields[key])

@@ -552,6 +552,7 @@ _VALUES = st.one_of(
     st.lists(_SCALARS, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
     st.lists(_SCALARS, max_size=3).map(lambda items: "".join(f"\n  - {item}" for item in items)),
     st.builds("\n- {}\n{}- {}".format, _SCALARS, st.sampled_from(["", " "]), _SCALARS),
+    st.builds("\n  x: {}\n{}y: {}".format, _SCALARS, st.sampled_from(["", " ", "  "]), _SCALARS),
 )
 _LINES = st.builds(
     "{}:{}{}{}\n".format,
@@ -584,6 +585,9 @@ def test_the_usual_front_matter_is_read_line_by_line() -> None:
         "  - Bash(git:*)\n"
         "models:\n"
         "- opus\n"
+        "metadata:\n"
+        "  author: ada\n"
+        "  version: '2.0'\n"
     )
     assert found is not None
     assert found.value == {
@@ -597,8 +601,9 @@ def test_the_usual_front_matter_is_read_line_by_line() -> None:
         "keywords": [],
         "tools": ["Read", "Bash(git:*)"],
         "models": ["opus"],
+        "metadata": {"author": "ada", "version": "2.0"},
     }
-    assert found.nodes == 28
+    assert found.nodes == 34
 
 
 @pytest.mark.parametrize(
@@ -609,6 +614,8 @@ def test_the_usual_front_matter_is_read_line_by_line() -> None:
         "k: 'a'" + " " * 60_000 + "?\n",
         "k:" + " " * 60_000 + "?\n",
         "k:\n- a" + " " * 60_000 + ": b\n",
+        "k:\n a: b" + " " * 60_000 + ": c\n",
+        "k:\n" + " a: b\n" * 10_000 + "  c",
         "k: [" + "a, " * 20_000 + "?]\n",
         "k:\n" + "- a\n" * 15_000 + " ?\n",
     ],
