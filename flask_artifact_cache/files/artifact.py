@@ -428,6 +428,10 @@ def _bounded(value: object, depth: int = 0, *, cut: bool = False) -> object:
             match = _SPECIAL_TEXT.search(value)
             value = value if match is None else value[: match.start()] + servers.HIDDEN
         return value if len(value) <= TEXT_LIMIT else value[: TEXT_LIMIT - 1] + "…"
+    if isinstance(value, list):
+        if depth == DEPTH_LIMIT:
+            return "…"
+        return [_bounded(item, depth + 1, cut=cut) for item in value[:ITEM_LIMIT]]
     if isinstance(value, Mapping):
         if depth == DEPTH_LIMIT:
             return "…"
@@ -437,10 +441,6 @@ def _bounded(value: object, depth: int = 0, *, cut: bool = False) -> object:
             key: _bounded_item(key, item, depth, cut=cut)
             for key, item in list(value.items())[:ITEM_LIMIT]
         }
-    if isinstance(value, list):
-        if depth == DEPTH_LIMIT:
-            return "…"
-        return [_bounded(item, depth + 1, cut=cut) for item in value[:ITEM_LIMIT]]
     return value
 
 

@@ -209,8 +209,8 @@ def _nfkc(name: str) -> str:
 
 def _author(source: _Source) -> str | None:
     key, value = source.first("author", "authors")
-    if value is None:
-        return None
+    if value is None or isinstance(value, str):
+        return source.as_text(key, value)
     people = value if isinstance(value, list | tuple) else [value]
     names = []
     for person in people:

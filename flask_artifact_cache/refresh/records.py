@@ -151,9 +151,9 @@ def as_json(value: object) -> bytes:
 
 def _facets(columns: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     found = [
-        (facet, facet_value(columns[facet]), columns[facet])
+        (facet, facet_value(value), value)
         for facet in ("type", "author", "license", "origin")
-        if columns[facet]
+        if (value := columns[facet])
     ]
     # Two tags that differ in case alone are one value.
     tags = {facet_value(tag): tag for tag in reversed(columns["tags"])}
