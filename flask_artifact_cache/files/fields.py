@@ -241,7 +241,8 @@ def _tags(source: _Source) -> tuple[str, ...]:
         if text is None:
             source.wrong_type(key)
             continue
-        tags.update(dict.fromkeys(_split_tags(text)))
+        for tag in _split_tags(text):
+            tags[tag] = None
     return tuple(tags)
 
 
