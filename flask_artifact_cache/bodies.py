@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
+
+from .version import VERSION
 
 MAX_BYTES = 16 * 1024 * 1024
 # What an entry takes besides its body and its key, generously.
 ENTRY_BYTES = 1000
-
-try:
-    _VERSION = version("flask-artifact-cache")
-except PackageNotFoundError:  # a checkout that was not installed
-    _VERSION = "checkout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,46 +34,58 @@ class Body:
 
 def etag(*depends_on: object) -> str:
     """The tag of a body: the same for the same arguments in every process of this version."""
-    return hashlib.blake2b(repr((_VERSION, depends_on)).encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(repr((VERSION, depends_on)).encode(), digest_size=12).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Kept:
+    """A body, and what it was made from.
+
+    :ivar stamp: of the collection at that time.
+    :ivar size: about what it takes, in bytes.
+    """
+
+    body: Body
     stamp: str
     made_at: datetime
-    body: Body
     size: int
+
+    def holds(self, stamp: str, now: datetime) -> bool:
+        """Whether the body would be the same if it were made now, with this stamp."""
+        # A clock that was set back makes states younger again.
+        if self.stamp != stamp or self.made_at > now:
+            return False
+        expires_at = self.body.expires_at
+        return expires_at is None or now < expires_at
 
 
 class Bodies:
     """A least-recently-used cache of bodies, bounded by their bytes; one a process.
 
-    Every entry is checked against the collection's stamp on every use, so the cache can make
-    an answer quick but never stale.
+    Whoever gets one asks whether it holds by the stamp that the collection has now, on every
+    use, so the cache can make an answer quick but never stale.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Kept] = OrderedDict()
         self._bytes = 0
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, stamp: str, now: datetime, make: Callable[[], Body]) -> Body:
-        """The body under ``key`` if it still holds, else a new one."""
-        entry = self._entries.get(key)
-        # A clock that was set back makes states younger again.
-        if entry is not None and entry.stamp == stamp and entry.made_at <= now:
-            kept = entry.body
-            if kept.expires_at is None or now < kept.expires_at:
-                with self._lock:
-                    if key in self._entries:
-                        self._entries.move_to_end(key)
-                return kept
-        made = make()
-        self._put(key, _Entry(stamp, now, made, len(made.data) + len(repr(key)) + ENTRY_BYTES))
-        return made
+    def get(self, key: Hashable) -> Kept | None:
+        """What is under ``key``, whether or not it still holds."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+        return entry
 
-    def _put(self, key: Hashable, entry: _Entry) -> None:
+    def put(self, key: Hashable, body: Body, stamp: str, now: datetime, key_bytes: int) -> None:
+        """Keep a body that was made now, of what the collection's stamp stands for.
+
+        :param key_bytes: about what the key takes.
+        """
+        entry = Kept(body, stamp, now, len(body.data) + key_bytes + ENTRY_BYTES)
         with self._lock:
             before = self._entries.pop(key, None)
             if before is not None:

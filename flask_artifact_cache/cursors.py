@@ -6,8 +6,9 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any
 
 from .errors import InvalidRequestError
@@ -15,9 +16,10 @@ from .errors import InvalidRequestError
 _VERSION = 1
 _SEAL_BYTES = 6
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def write(position: Sequence[Any], listing: object) -> str:
+def write(position: Sequence[Any], listing: Hashable) -> str:
     """The cursor of a position: text, whole numbers and times.
 
     :param listing: what the cursor is good for; anything whose ``repr`` tells one from another.
@@ -26,11 +28,11 @@ def write(position: Sequence[Any], listing: object) -> str:
         [(value - _EPOCH) // timedelta(microseconds=1)] if isinstance(value, datetime) else value
         for value in position
     ]
-    body = json.dumps([_VERSION, *values], ensure_ascii=False, separators=(",", ":")).encode()
+    body = _ENCODE([_VERSION, *values]).encode()
     return base64.urlsafe_b64encode(_seal(body, listing) + body).decode().rstrip("=")
 
 
-def read(cursor: str, listing: object, types: Sequence[type]) -> list[Any]:
+def read(cursor: str, listing: Hashable, types: Sequence[type]) -> list[Any]:
     """The position that a cursor stands for.
 
     :param types: of the position's values.
@@ -43,7 +45,7 @@ def read(cursor: str, listing: object, types: Sequence[type]) -> list[Any]:
         body = sealed[_SEAL_BYTES:]
         if sealed[:_SEAL_BYTES] != _seal(body, listing):
             raise ValueError
-        values: list[Any] = json.loads(body)
+        values: list[Any] = json.loads(body.decode())
         version, *position = values
         if version != _VERSION or len(position) != len(types):
             raise ValueError
@@ -66,6 +68,11 @@ def _checked(value: Any, type_: type) -> Any:
     raise ValueError
 
 
-def _seal(body: bytes, listing: object) -> bytes:
+def _seal(body: bytes, listing: Hashable) -> bytes:
     """Tells a damaged cursor, and one of another listing, from a good one; it is no secret."""
-    return hashlib.blake2b(body + b"\0" + repr(listing).encode(), digest_size=_SEAL_BYTES).digest()
+    return hashlib.blake2b(body + _context(listing), digest_size=_SEAL_BYTES).digest()
+
+
+@lru_cache(maxsize=256)
+def _context(listing: Hashable) -> bytes:
+    return b"\0" + repr(listing).encode()

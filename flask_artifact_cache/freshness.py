@@ -9,6 +9,7 @@ TTL has passed since it was verified, by itself or with its whole collection.
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 
 OK, INVALIDATED, MISSING, QUARANTINED = CONDITIONS = (
     "ok",
@@ -41,6 +42,7 @@ def state(condition: str, verified_at: datetime | None, now: datetime, ttl: time
     return "fresh" if fresh else "stale"
 
 
+@lru_cache(maxsize=256)
 def isoformat(time: datetime) -> str:
     """RFC 3339 in UTC, to the millisecond: how a time is served."""
     return time.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Engine, bindparam, func, literal, select
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.sql import ClauseElement
 
 from . import cursors, freshness, search, statements
 from .errors import AmbiguousIdError, NotFoundError
@@ -79,12 +80,13 @@ class Head:
 class Page:
     """One page of a listing.
 
-    :ivar items: JSON objects.
+    :ivar parts: JSON objects with commas between them, to be joined.
     :ivar end_cursor: of the last item; None where the page is empty.
     :ivar expires_at: when the state of an item on it changes by time alone; None: never.
     """
 
-    items: list[bytes]
+    parts: list[bytes]
+    count: int
     end_cursor: str | None
     has_next_page: bool
     expires_at: datetime | None
@@ -129,6 +131,7 @@ _HEAD = (
     Collection.stamp,
 )
 _ONE_HEAD = select(*_HEAD).where(Collection.id == bindparam("collection_id"))
+_ONE_STAMP = select(Collection.stamp).where(Collection.id == bindparam("collection_id"))
 
 
 def heads(connection: Connection) -> list[Head]:
@@ -143,21 +146,17 @@ def head(connection: Connection, collection_id: str) -> Head | None:
     return None if row is None else Head(*row)
 
 
-def quick_head(engine: Engine, collection_id: str) -> Head | None:
-    """As :func:`head`, on the driver's own cursor.
+def first_head(connection: Connection, collection_id: str) -> Head | None:
+    """As :func:`head`, on a connection of our own that was not used yet, and a fifth of its time.
 
-    An answer that was given before consists of this one look; it takes 13 us instead of 37.
+    SQLAlchemy's own way costs as much as a third of the page that follows.
     """
-    statement, by_position = _head_statement(engine.dialect)
-    parameters: Any = (collection_id,) if by_position else {"collection_id": collection_id}
     try:
-        with closing(engine.raw_connection()) as raw, closing(raw.cursor()) as cursor:
-            cursor.execute(statement, parameters)
-            row = cursor.fetchone()
-    except engine.dialect.loaded_dbapi.Error:
+        row = _look(connection.connection, connection.dialect, _ONE_HEAD, collection_id)
+    except connection.dialect.loaded_dbapi.Error:
         # A missing table, a connection that was lost: SQLAlchemy knows what to make of it.
-        with engine.connect() as connection:
-            return head(connection, collection_id)
+        connection.invalidate()  # the next statement takes another one
+        return head(connection, collection_id)
     if row is None:
         return None
     id_, revision, artifact_count, gathers, verified_at, available, stamp = row
@@ -165,11 +164,39 @@ def quick_head(engine: Engine, collection_id: str) -> Head | None:
     return Head(id_, revision, artifact_count, bool(gathers), verified_at, bool(available), stamp)
 
 
-@lru_cache(maxsize=8)
-def _head_statement(dialect: Dialect) -> tuple[str, bool]:
-    """The text of the statement for a driver, and whether parameters go by position."""
-    compiled = _ONE_HEAD.compile(dialect=dialect)
-    return str(compiled), dialect.positional
+def quick_stamp(engine: Engine, collection_id: str) -> str | None:
+    """The stamp of a collection; None if there is none, or if :func:`first_head` has to tell.
+
+    All that is asked of the database for an answer that was given before: 12 us, of which 6 are
+    the pool's.
+    """
+    try:
+        raw = engine.raw_connection()
+        try:
+            row = _look(raw, engine.dialect, _ONE_STAMP, collection_id)
+        finally:
+            raw.close()
+    except engine.dialect.loaded_dbapi.Error:
+        return None
+    return None if row is None else row[0]
+
+
+def _look(
+    raw: PoolProxiedConnection, dialect: Dialect, statement: ClauseElement, collection_id: str
+) -> Sequence[Any] | None:
+    """The row of a collection, on the driver's own cursor."""
+    text, by_position = _text(dialect, statement)
+    cursor = raw.cursor()
+    cursor.execute(text, (collection_id,) if by_position else {"collection_id": collection_id})
+    row: Sequence[Any] | None = cursor.fetchone()
+    cursor.close()
+    return row
+
+
+@lru_cache(maxsize=16)
+def _text(dialect: Dialect, statement: ClauseElement) -> tuple[str, bool]:
+    """The text of a statement for a driver, and whether parameters go by position."""
+    return str(statement.compile(dialect=dialect)), dialect.positional
 
 
 def moment(connection: Connection, one: Head, now: datetime, ttl: timedelta) -> Moment:
@@ -208,10 +235,10 @@ def page(connection: Connection, one: Head, listing: Listing, at: Moment) -> Pag
 
     :raises InvalidRequestError: if the cursor is malformed or belongs to another listing.
     """
-    shape, values = _shape(connection, one, listing.filters, at)
     # Without words, nothing is more relevant than anything else.
     sort = NAME if listing.sort == RELEVANCE and not listing.filters.words else listing.sort
-    shape = replace(shape, sort=sort, after=listing.after is not None)
+    after = listing.after is not None
+    shape, values = _shape(connection, one, listing.filters, at, sort, after, one.gathers)
     purpose = (one.id, sort, listing.filters)
     if listing.after is not None:
         position = cursors.read(listing.after, purpose, statements.position_types(shape))
@@ -219,9 +246,10 @@ def page(connection: Connection, one: Head, listing: Listing, at: Moment) -> Pag
     values["limit"] = listing.limit + 1
     rows = _rows(connection, shape, values)
     shown = rows[: listing.limit]
-    items, expires_at = _items(shown, at)
+    parts, expires_at = _parts(shown, at, one.id)
     return Page(
-        items=items,
+        parts=parts,
+        count=len(shown),
         end_cursor=cursors.write(shown[-1][5:], purpose) if shown else None,
         has_next_page=len(rows) > listing.limit,
         expires_at=expires_at,
@@ -239,9 +267,10 @@ def _rows(connection: Connection, shape: Shape, values: dict[str, Any]) -> Seque
         return connection.execute(statements.page(shape), values).all()
     statement, order, fixed = known
     given = {**fixed, **values}
-    with closing(connection.connection.cursor()) as cursor:
-        cursor.execute(statement, [given[name] for name in order] if order else given)
-        rows: Sequence[Sequence[Any]] = cursor.fetchall()
+    cursor = connection.connection.cursor()
+    cursor.execute(statement, [given[name] for name in order] if order else given)
+    rows: Sequence[Sequence[Any]] = cursor.fetchall()
+    cursor.close()
     return rows
 
 
@@ -371,54 +400,74 @@ def detail(connection: Connection, key: int, at: Moment) -> tuple[bytes, datetim
             Artifact.details,
         ).where(Artifact.id == key)
     ).one()
-    (item,), expires_at = _items([row], at)
-    details: bytes = row[5]
-    return item[:-1] + b',"details":' + details + b"}", expires_at
+    parts, expires_at = _parts([row], at, row[2])
+    return b"".join(parts)[:-1] + b',"details":' + row[5] + b"}", expires_at
 
 
 # --- parts -----------------------------------------------------------------------------------
 
 
 def _shape(
-    connection: Connection, one: Head, filters: Filters, at: Moment
+    connection: Connection,
+    one: Head,
+    filters: Filters,
+    at: Moment,
+    sort: str = NAME,
+    after: bool = False,
+    gathers: bool = False,
 ) -> tuple[Shape, dict[str, Any]]:
-    """The statement that filters call for, and the values of its parameters.
+    """The statement that filters call for, and the values of its parameters."""
+    searched = search.indexed_by(connection) if filters.words else ""
+    shape = _shape_of(filters, searched, sort, after, gathers)
+    values = statements.parameters(one.id, filters.facets, filters.states, filters.words, searched)
+    return shape, values | at.bounds() if filters.states else values
+
+
+@lru_cache(maxsize=512)
+def _shape_of(filters: Filters, searched: str, sort: str, after: bool, gathers: bool) -> Shape:
+    """The shape of a listing.
 
     A filter for one value of one facet is walked along itself, a tag before a type since it is
     likely to be rarer; all others are looked up row by row.
     """
     single = [facet for facet, wanted in filters.facets if len(wanted) == 1]
     walked = min(single, key=lambda facet: (facet != "tag", facet == "type"), default=None)
-    searched = search.indexed_by(connection) if filters.words else ""
-    shape = Shape(
+    return Shape(
+        sort=sort,
         walked=walked,
         probed=tuple(facet for facet, _ in filters.facets if facet != walked),
         states=bool(filters.states),
         words=len(filters.words),
         searched=searched,
+        after=after,
+        gathers=gathers,
     )
-    values = statements.parameters(one.id, filters.facets, filters.states, filters.words, searched)
-    return shape, values | at.bounds() if filters.states else values
 
 
-def _items(rows: Iterable[Sequence[Any]], at: Moment) -> tuple[list[bytes], datetime | None]:
-    """Stored objects with what depends on the time added at their end.
+def _parts(
+    rows: Iterable[Sequence[Any]], at: Moment, owner: str
+) -> tuple[list[bytes], datetime | None]:
+    """Stored objects, with what depends on the time added at their ends and commas between.
 
-    The times of the rows are as the driver gives them.
+    The times of the rows are as the driver gives them. Neighbours share theirs, mostly.
+
+    :param owner: the collection of the rows that name none.
     """
-    items: list[bytes] = []
+    parts: list[bytes] = []
     expires_at: datetime | None = None
-    tails: dict[Sequence[Any], bytes] = {}
+    known, tail = None, b""
     for row in rows:
         key = row[1:5]
-        if key not in tails:
+        if key != known:
+            known = key
             condition, collection_id, synced_at, updated_at = key
             synced_at = None if synced_at is None else utc(synced_at)
-            tails[key], expires = _tail(at, condition, collection_id, synced_at, utc(updated_at))
+            collection_id = collection_id or owner
+            tail, expires = _tail(at, condition, collection_id, synced_at, utc(updated_at))
             if expires is not None and (expires_at is None or expires < expires_at):
                 expires_at = expires
-        items.append(row[0][:-1] + tails[key])
-    return items, expires_at
+        parts += (row[0][:-1], tail, b",")
+    return parts[:-1], expires_at
 
 
 def _tail(

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -127,7 +127,7 @@ class ArtifactCacheService:
         def make(connection: Connection, one: Head, at: Moment) -> Made:
             page = queries.page(connection, one, listing, at)
             if listing.after is None and not page.has_next_page:
-                total = len(page.items)
+                total = page.count
             else:
                 total = self._count(connection, one, listing.filters, at)
             info = {
@@ -135,8 +135,7 @@ class ArtifactCacheService:
                 "end_cursor": page.end_cursor,
                 "total_count": total,
             }
-            listed = b",".join(page.items)
-            data = b"".join((b'{"items":[', listed, b'],"page_info":', as_json(info), b"}"))
+            data = b"".join((b'{"items":[', *page.parts, b'],"page_info":', as_json(info), b"}"))
             expires_at = page.expires_at
             if listing.filters.states:
                 expires_at = queries.next_change(connection, at)
@@ -437,35 +436,47 @@ class ArtifactCacheService:
     ) -> Body:
         """What ``make`` gives as data, end of validity and next cursor; kept while it holds."""
         now = self._clock()
-        one = self._head(collection_id)
-
-        def fresh() -> Body:
-            with self._read() as connection:
-                at = queries.moment(connection, one, now, self.settings.ttl)
-                data, expires_at, next_cursor = make(connection, one, at)
-            tag = etag(collection_id, key, one.stamp, expires_at)
-            return Body(data, tag, expires_at, next_cursor)
-
-        return self._bodies.get((collection_id, key), one.stamp, now, fresh)
-
-    def _count(self, connection: Connection, one: Head, filters: Filters, at: Moment) -> int:
-        def make() -> Body:
-            counted = str(queries.count(connection, one, filters, at)).encode()
-            expires_at = queries.next_change(connection, at) if filters.states else None
-            return Body(counted, "", expires_at)
-
-        return int(self._bodies.get((one.id, filters), one.stamp, at.now, make).data)
-
-    def _head(self, collection_id: str) -> Head:
         engine = self._engine()
+        place = (collection_id, key)
+        kept = self._bodies.get(place)
+        if kept is not None and engine is not None:
+            stamp = queries.quick_stamp(engine, collection_id)
+            if stamp is not None and kept.holds(stamp, now):
+                return kept.body
         if not COLLECTION_ID.fullmatch(collection_id):
             # MariaDB would find 'work' by 'work ', and the host's 'authorize' was asked for that.
-            one = None
-        elif engine is not None:
-            one = queries.quick_head(engine, collection_id)
-        else:
-            with self._read() as connection:
-                one = queries.head(connection, collection_id)
+            self._populated(collection_id, None)
+        look = queries.head if engine is None else queries.first_head
+        with self._read() as connection:
+            one = self._populated(collection_id, look(connection, collection_id))
+            if kept is not None and kept.holds(one.stamp, now):
+                return kept.body
+            at = queries.moment(connection, one, now, self.settings.ttl)
+            data, expires_at, next_cursor = make(connection, one, at)
+        spelt = repr(place)
+        body = Body(data, etag(spelt, one.stamp, expires_at), expires_at, next_cursor)
+        self._bodies.put(place, body, one.stamp, now, len(spelt))
+        return body
+
+    def _count(self, connection: Connection, one: Head, filters: Filters, at: Moment) -> int:
+        if filters == Filters():
+            return one.artifact_count
+        place = (one.id, filters)
+        kept = self._bodies.get(place)
+        if kept is not None and kept.holds(one.stamp, at.now):
+            return int(kept.body.data)
+        counted = queries.count(connection, one, filters, at)
+        expires_at = queries.next_change(connection, at) if filters.states else None
+        body = Body(str(counted).encode(), "", expires_at)
+        self._bodies.put(place, body, one.stamp, at.now, len(repr(place)))
+        return counted
+
+    def _populated(self, collection_id: str, one: Head | None) -> Head:
+        """The collection, if it was read.
+
+        :raises NotFoundError: if there is no such collection.
+        :raises NotPopulatedError: if it has not been read yet.
+        """
         if one is not None and one.revision:
             return one
         if one is None and collection_id not in self.collections.ids():
@@ -499,15 +510,13 @@ class ArtifactCacheService:
         if ours:
             session.commit()
 
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
+    def _read(self) -> AbstractContextManager[Connection]:
         engine = self._engine()
         if engine is None:
-            yield self._db.session.connection(bind_arguments={"mapper": Artifact.__mapper__})
-            return
+            session = self._db.session
+            return nullcontext(session.connection(bind_arguments={"mapper": Artifact.__mapper__}))
         # 30 us less than by way of the session, a tenth of a whole answer.
-        with engine.connect() as connection:
-            yield connection
+        return engine.connect()
 
     def _engine(self) -> Engine | None:
         """The host's engine; None where only its session may be used.
@@ -516,7 +525,9 @@ class ArtifactCacheService:
         single connection: closing it would roll back what the host has not committed.
         """
         engine = engine_of(self._db)
-        return engine if isinstance(engine, Engine) and not self.in_memory else None
+        # The pool tells, as in 'in_memory'; every read comes by here, so it is not asked twice.
+        shared = not isinstance(engine, Engine) or isinstance(engine.pool, StaticPool)
+        return None if shared else engine
 
 
 def populate_artifact_metadata(

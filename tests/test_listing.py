@@ -316,11 +316,26 @@ def test_ids_are_compared_exactly(everywhere):
         assert found.status_code == (200 if other == uid else 404)
 
 
+@pytest.mark.parametrize("path", [LIST, f"{LIST}?limit=2"], ids=["kept", "new"])
+def test_a_connection_that_was_lost_in_the_pool_is_replaced(app, client, path):
+    kept = client.get(LIST).headers["ETag"]
+    with app.app_context():
+        raw = app.extensions["sqlalchemy"].engine.raw_connection()
+        driver = raw.dbapi_connection
+        raw.close()
+    driver.close()
+
+    response = client.get(path)
+
+    assert response.status_code == 200
+    assert (response.headers["ETag"] == kept) == (path == LIST)
+
+
 def test_kept_answers_are_bounded_keys_included():
     kept = bodies.Bodies(max_bytes=100_000)
     now = datetime(2026, 3, 1, tzinfo=timezone.utc)
     for number in range(1000):
-        kept.get(("x" * 5000, number), "stamp", now, lambda: bodies.Body(b"{}", "etag"))
+        kept.put(("x" * 5000, number), bodies.Body(b"{}", "etag"), "stamp", now, key_bytes=5000)
 
     assert len(kept._entries) < 20
     assert kept._bytes <= 100_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
@@ -108,24 +107,31 @@ def query(schema: str, query_string: bytes) -> Mapping[str, Any]:
     return loaded
 
 
+@lru_cache(maxsize=1024)
 def listing(query_string: bytes) -> queries.Listing:
     """The page that a query string asks for.
 
     :raises InvalidRequestError: naming every parameter that is wrong.
     """
-    cursors = _AFTER.findall(query_string)
+    parts = _AFTER.split(query_string)
+    first, cursors = _first_page(b"".join(parts[::2])), parts[1::2]
     if not cursors:
-        return _first_page(query_string)
-    first = _first_page(_AFTER.sub(b"", query_string))
+        return first
     if len(cursors) > 1:
         raise InvalidRequestError("'after' may be given once", [("after", "may be given once")])
-    return replace(first, after=unquote(cursors[0].decode("ascii", "replace")))
+    after = unquote(cursors[0].decode("ascii", "replace"))
+    return queries.Listing(first.filters, first.sort, first.limit, after)
 
 
 def next_page(query_string: bytes, cursor: str) -> str:
     """The query string of the page after, safe within the angle brackets of a ``Link``."""
-    kept = _AFTER.sub(b"", query_string).lstrip(b"&").decode("latin-1")
-    query = f"{kept}&after={cursor}" if kept else f"after={cursor}"
+    kept = _quoted(_AFTER.sub(b"", query_string))
+    return f"{kept}&after={cursor}" if kept else f"after={cursor}"
+
+
+@lru_cache(maxsize=1024)
+def _quoted(query_string: bytes) -> str:
+    query = query_string.lstrip(b"&").decode("latin-1")
     return quote(query, safe="%/:@!$&'()*+,;=-._~?")
 
 
