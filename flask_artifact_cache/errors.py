@@ -130,3 +130,40 @@ class ForbiddenError(ArtifactCacheError):
     code = "forbidden"
     status = 403
     title = "Not allowed"
+
+
+class UnauthorizedError(ArtifactCacheError):
+    """A change that was asked for without a token, or with one that is not valid.
+
+    :ivar error: the error code of RFC 6750, section 3.1; empty where no token was sent.
+    """
+
+    code = "unauthorized"
+    status = 401
+    title = "A token is needed"
+
+    def __init__(self, message: str, error: str = "") -> None:
+        super().__init__(message)
+        self.error = error
+
+
+class RateLimitedError(ArtifactCacheError):
+    """A client that asks more often than it may.
+
+    :ivar retry_after: seconds after which the same request is let through.
+    """
+
+    code = "rate_limited"
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LimiterUnavailableError(BusyError):
+    """The storage that requests are counted in does not answer; nothing is let through."""
+
+    code = "limiter_unavailable"
+    title = "Requests cannot be counted"

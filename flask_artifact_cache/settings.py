@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from limits import RateLimitItem, parse_many
 
 from .errors import ConfigurationError
 
@@ -21,6 +24,16 @@ DEFAULTS: dict[str, Any] = {
     "ARTIFACT_CACHE_TTL_MINUTES": 30,
     # Where the JSON API is mounted.
     "ARTIFACT_CACHE_API_PREFIX": "/api/v1/user-collections",
+    # Bearer tokens that may use the changing routes; several are valid at once, for rotation.
+    # Each has 16 or more characters of A-Z a-z 0-9 - . _ ~ + / and may end with =.
+    "ARTIFACT_CACHE_TOKENS": [],
+    # How often one client may sync an artifact or invalidate. Flask-Limiter notation; None or ""
+    # switches it off.
+    "ARTIFACT_CACHE_SYNC_LIMIT": "120/minute",
+    # How often one client may refresh. Flask-Limiter notation; None or "" switches it off.
+    "ARTIFACT_CACHE_REFRESH_LIMIT": "30/minute",
+    # The longest body that a request may have, in bytes; the app's MAX_CONTENT_LENGTH holds, too.
+    "ARTIFACT_CACHE_MAX_BODY_BYTES": 1_048_576,
     # Whether one worker checks every collection in the background once the app serves requests.
     "ARTIFACT_CACHE_POPULATE_ON_STARTUP": True,
     # A refresh that would remove more than this share of a collection, and more than
@@ -40,6 +53,9 @@ class Settings:
     collections: Mapping[str, Any]
     ttl: timedelta
     api_prefix: str
+    tokens: tuple[str, ...] = field(repr=False)
+    limits: Mapping[str, tuple[RateLimitItem, ...]]
+    max_body_bytes: int
     populate_on_startup: bool
     mass_loss_percent: float
     background: str
@@ -91,6 +107,13 @@ def load(config: Mapping[str, Any]) -> Settings:
             ),
             "a path such as '/artifacts', with a slash at its start and none at its end",
         ),
+        tokens=_tokens(values[PREFIX + "TOKENS"]),
+        limits={name: _limit(f"{name}_limit".upper(), values) for name in ("sync", "refresh")},
+        max_body_bytes=checked(
+            "MAX_BODY_BYTES",
+            lambda value: isinstance(value, int) and number(1024, 2**30)(value),
+            "a whole number of bytes from 1024 to 1073741824",
+        ),
         populate_on_startup=checked(
             "POPULATE_ON_STARTUP", lambda value: isinstance(value, bool), "True or False"
         ),
@@ -102,3 +125,45 @@ def load(config: Mapping[str, Any]) -> Settings:
             "MIGRATIONS", lambda value: value in ("package", "host"), "'package' or 'host'"
         ),
     )
+
+
+# What can stand in an Authorization header (RFC 6750, section 2.1).
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+_TOKEN_LENGTH = 16
+
+
+def _tokens(value: Any) -> tuple[str, ...]:
+    """The tokens, checked; no message shows one."""
+    key = f"{PREFIX}TOKENS"
+    if not isinstance(value, (list, tuple)):
+        raise ConfigurationError(f"{key} must be a list of tokens, not a {type(value).__name__}")
+    for index, token in enumerate(value):
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise ConfigurationError(
+                f"{key}[{index}] must be a text of A-Z, a-z, 0-9 and -._~+/ that may end with ="
+            )
+        if len(token) < _TOKEN_LENGTH:
+            raise ConfigurationError(
+                f"{key}[{index}] must have at least {_TOKEN_LENGTH} characters;"
+                " 'openssl rand -hex 32' makes a good one"
+            )
+        if token in value[:index]:
+            raise ConfigurationError(f"{key}[{index}] must not be there twice")
+    return tuple(value)
+
+
+def _limit(name: str, values: Mapping[str, Any]) -> tuple[RateLimitItem, ...]:
+    """A limit in Flask-Limiter's notation; empty where it is switched off."""
+    value = values[PREFIX + name]
+    if value is None or value == "":
+        return ()
+    try:
+        items = tuple(parse_many(value))
+    except ValueError:
+        items = ()
+    if not items or any(item.amount < 1 for item in items):
+        raise ConfigurationError(
+            f"{PREFIX}{name} must be a limit such as '30/minute' or '5/second; 100/hour', or None"
+            f" for none, not {value!r}"
+        )
+    return items

@@ -134,7 +134,7 @@ def outside(module):
         ("files", {"ruamel", "tomli"}),
         ("errors", set()),
         ("freshness", set()),
-        ("settings", set()),
+        ("settings", {"limits"}),
         ("models", {"sqlalchemy"}),
         ("queries", {"sqlalchemy", "ruamel", "tomli"}),
         ("refresh", {"sqlalchemy", "ruamel", "tomli"}),
@@ -160,7 +160,15 @@ def test_the_daemon_imports_nothing_of_the_package():
 
 def run(code, *arguments):
     """Run code in a fresh interpreter that has no Flask and no SQLAlchemy."""
-    blocked = ("flask", "flask_sqlalchemy", "flask_migrate", "sqlalchemy", "alembic", "marshmallow")
+    blocked = (
+        "flask",
+        "flask_sqlalchemy",
+        "flask_migrate",
+        "sqlalchemy",
+        "alembic",
+        "marshmallow",
+        "limits",
+    )
     prelude = (
         "import sys; "
         f"sys.modules.update(dict.fromkeys({blocked!r})); "

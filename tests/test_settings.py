@@ -25,6 +25,22 @@ from flask_artifact_cache.settings import load
         ("MASS_LOSS_PERCENT", 120, "must be a number from 0 to 100"),
         ("BACKGROUND", "threads", "must be 'thread' or 'none'"),
         ("MIGRATIONS", "mine", "must be 'package' or 'host'"),
+        ("TOKENS", "one-token-of-many", "must be a list of tokens, not a str"),
+        ("TOKENS", None, "must be a list of tokens"),
+        ("TOKENS", ["x" * 15], "ARTIFACT_CACHE_TOKENS[0] must have at least 16 characters"),
+        ("TOKENS", ["x" * 16, "with a blank in it"], "ARTIFACT_CACHE_TOKENS[1] must be a text"),
+        ("TOKENS", ["=" * 16], "that may end with ="),
+        ("TOKENS", ["ünicode-is-not-for-headers"], "must be a text of A-Z"),
+        ("TOKENS", ["x" * 16 + "\n"], "must be a text of A-Z"),
+        ("TOKENS", [b"x" * 16], "must be a text of A-Z"),
+        ("TOKENS", ["x" * 16, "y" * 16, "x" * 16], "[2] must not be there twice"),
+        ("SYNC_LIMIT", "often", "must be a limit such as '30/minute'"),
+        ("SYNC_LIMIT", "5/fortnight", "not '5/fortnight'"),
+        ("REFRESH_LIMIT", "0/minute", "ARTIFACT_CACHE_REFRESH_LIMIT must be a limit"),
+        ("REFRESH_LIMIT", 30, "or None for none, not 30"),
+        ("MAX_BODY_BYTES", 10, "must be a whole number of bytes"),
+        ("MAX_BODY_BYTES", 2048.5, "must be a whole number of bytes"),
+        ("MAX_BODY_BYTES", True, "must be a whole number of bytes"),
         ("COLLECTIONS", 3, "must be a folder, or a mapping"),
         ("COLLECTIONS", {"Work": "/srv"}, "Work"),
         ("COLLECTIONS", {"work": {"paht": "/srv"}}, "paht"),
@@ -46,12 +62,43 @@ def test_a_wrong_setting_names_its_key(name, value, expected):
     assert "\n" not in str(caught.value)
 
 
+def test_a_wrong_token_is_not_shown():
+    for tokens in (
+        ["a-secret 0123456"],
+        ["secret"],
+        ["secret0123456789"] * 2,
+        "secret",
+        {"secret"},
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            load({"ARTIFACT_CACHE_TOKENS": tokens})
+        assert "secret" not in str(caught.value)
+
+
+def test_several_limits_may_be_given_and_none():
+    settings = load(
+        {
+            "ARTIFACT_CACHE_SYNC_LIMIT": "5/second; 100 per 2 hours",
+            "ARTIFACT_CACHE_REFRESH_LIMIT": None,
+        }
+    )
+
+    assert list(map(str, settings.limits["sync"])) == ["5 per 1 second", "100 per 2 hour"]
+    assert settings.limits["refresh"] == ()
+
+
 def test_the_defaults_are_as_documented():
     settings = load({})
 
     assert settings.ttl == timedelta(minutes=30)
     assert settings.api_prefix == "/api/v1/user-collections"
     assert settings.collections == {}
+    assert settings.tokens == ()
+    assert {name: str(*limit) for name, limit in settings.limits.items()} == {
+        "sync": "120 per 1 minute",
+        "refresh": "30 per 1 minute",
+    }
+    assert settings.max_body_bytes == 2**20
 
 
 def test_a_bare_path_is_the_default_collection(tmp_path):
