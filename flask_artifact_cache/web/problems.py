@@ -18,7 +18,10 @@ from ..errors import (
     BusyError,
     InvalidRequestError,
     MassLossError,
+    RateLimitedError,
+    UnauthorizedError,
 )
+from . import rates
 
 log = logging.getLogger("flask_artifact_cache")
 
@@ -27,6 +30,13 @@ MEDIA_TYPE = "application/problem+json"
 
 def respond(error: Exception) -> Response:
     """Any error as an answer; what the server should keep to itself stays in its log."""
+    response = _response(error)
+    if "Retry-After" in response.headers:
+        rates.keep_retry_after()
+    return response
+
+
+def _response(error: Exception) -> Response:
     if isinstance(error, SQLAlchemyError):
         error = schema_error(error) or error
     if isinstance(error, ArtifactCacheError):
@@ -69,6 +79,8 @@ def problem(
 
 
 def _known(error: ArtifactCacheError) -> Response:
+    if error.status >= 500 and not isinstance(error, BusyError):
+        log.error("%s %r: %s", request.method, request.path, error)
     errors: list[dict[str, Any]] = []
     members: dict[str, Any] = {}
     if isinstance(error, InvalidRequestError):
@@ -78,11 +90,21 @@ def _known(error: ArtifactCacheError) -> Response:
     elif isinstance(error, MassLossError):
         members["refresh_id"] = error.refresh_id
     response = problem(error.status, error.code, error.title, str(error), errors, **members)
-    if isinstance(error, BusyError):
+    if isinstance(error, UnauthorizedError):
+        response.headers["WWW-Authenticate"] = _challenge(error)
+    if isinstance(error, (BusyError, RateLimitedError)):
         response.headers["Retry-After"] = str(error.retry_after)
     elif error.status == 503:
         response.headers["Retry-After"] = "30"
     return response
+
+
+def _challenge(error: UnauthorizedError) -> str:
+    """What to send, and what was wrong with what was sent (RFC 6750, section 3)."""
+    challenge = 'Bearer realm="artifact-cache"'
+    if error.error:
+        challenge += f', error="{error.error}", error_description="{error}"'
+    return challenge
 
 
 def _http(error: HTTPException) -> Response:
@@ -99,4 +121,6 @@ def _http(error: HTTPException) -> Response:
     for name in ("Allow", "Retry-After", "WWW-Authenticate"):
         if name in original.headers:
             response.headers[name] = original.headers[name]
+    if error.code == 429 and "Retry-After" not in response.headers:
+        response.headers["Retry-After"] = str(rates.of_hosts() or 60)
     return response

@@ -1,0 +1,139 @@
+"""Who may call: tokens, the host's ``authorize``, limits, and no foreign page."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import request
+
+from ..errors import ArtifactCacheError, ForbiddenError, UnauthorizedError
+from ..settings import Settings
+from .rates import Rates
+
+log = logging.getLogger("flask_artifact_cache")
+
+Authorize = Callable[[str, "str | None"], bool]
+
+
+class Guard:
+    """Lets requests through, or raises what they are answered.
+
+    Reading is open unless the host's callback says otherwise. Changing is closed unless a token
+    matches or the callback returns True.
+
+    :ivar authorize: the host's callback, asked with a permission and a collection's id or None.
+    """
+
+    def __init__(self, settings: Settings, rates: Rates, authorize: Authorize | None) -> None:
+        self.authorize = authorize
+        self.max_body_bytes = settings.max_body_bytes
+        self._rates = rates
+        self._digests = [_digest(token) for token in settings.tokens]
+        if authorize is None and not settings.tokens:
+            log.info(
+                "there is neither a token nor an 'authorize', so nothing can be changed by HTTP"
+            )
+
+    def ask(self, permission: str, collection_id: str | None) -> None:
+        """Let a reading request through.
+
+        :raises ForbiddenError: if the host's callback says no.
+        """
+        if self.authorize is not None and not self.authorize(permission, collection_id):
+            raise ForbiddenError(f"you may not {permission} this")
+
+    def admit(
+        self, permission: str, limit: str, load: Callable[[], Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """The body of a changing request, if its sender may have it done.
+
+        A body is read only of those who may be let through, and checked before the callback is
+        asked, since it names the collection.
+
+        :param load: reads and checks the body.
+        :raises UnauthorizedError: without a token, or with a wrong one.
+        :raises ForbiddenError: if the host's callback says no, or another site's page asks.
+        :raises RateLimitedError: if the token, or else the address, has asked too often.
+        """
+        token = _bearer_token()
+        if token is not None and self._is_known(token, limit):
+            return load()
+        self._rates.spend(limit, "address", _address())
+        if self.authorize is None:
+            raise self._refusal(permission, limit, token)
+        if token is None:
+            _refuse_other_sites()
+        body = load()
+        if self.authorize(permission, body.get("collection_id")) is not True:
+            raise self._refusal(permission, limit, token)
+        return body
+
+    def _is_known(self, token: str, limit: str) -> bool:
+        # Wrong tokens are counted by themselves: they must not be guessed quickly, and a flood of
+        # requests without any must not keep out those who have one.
+        self._rates.check(limit, "wrong token", _address())
+        digest = _digest(token)
+        # Every one is compared, so the time tells neither which matched nor how much of it.
+        if not sum(hmac.compare_digest(digest, known) for known in self._digests):
+            return False
+        self._rates.spend(limit, "token", digest.hex()[:16])
+        return True
+
+    def _refusal(self, permission: str, limit: str, token: str | None) -> ArtifactCacheError:
+        if token is not None:
+            self._rates.spend(limit, "wrong token", _address())
+            return UnauthorizedError("The token is not valid.", "invalid_token")
+        if self.authorize is not None:
+            return ForbiddenError(f"you may not {permission} this")
+        if not self._digests:
+            return ForbiddenError("changing is switched off: no token is configured")
+        return UnauthorizedError("Send 'Authorization: Bearer' and a token.")
+
+
+def _bearer_token() -> str | None:
+    """The token that was sent; empty if there is the word ``Bearer`` alone."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _address() -> str:
+    return request.remote_addr or "unknown"
+
+
+def _refuse_other_sites() -> None:
+    """Refuse what a page of another origin has the browser send, with the user's cookies.
+
+    A browser says where a request comes from in ``Sec-Fetch-Site``, an old one or one without
+    TLS in ``Origin``. What says neither is no browser, or cannot have sent JSON across origins.
+    A request with a token needs none of this: no page can make a browser add one.
+
+    :raises ForbiddenError: if it was another origin, sub-domains included.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    origin = request.headers.get("Origin")
+    if site is not None:
+        foreign = site not in ("same-origin", "none")
+    else:
+        foreign = origin is not None and not _is_own(origin)
+    if foreign:
+        raise ForbiddenError("a page of another site may not ask for this")
+
+
+def _is_own(origin: str) -> bool:
+    """Whether an origin is this host, whose scheme a proxy may have changed."""
+    try:
+        there, here = urlsplit(origin), urlsplit(f"//{request.host}")
+        default = {"http": 80, "https": 443}[there.scheme]
+        ports = there.port or default, here.port or default
+    except (ValueError, KeyError):
+        return False
+    return ports[0] == ports[1] and there.hostname is not None and there.hostname == here.hostname
