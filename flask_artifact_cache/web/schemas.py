@@ -27,29 +27,49 @@ def _no_nul(value: str) -> None:
 _TEXT: list[Callable[[Any], Any]] = [validate.Length(max=MAX_LENGTH), _no_nul]
 
 
-def _many(*allowed: str) -> fields.List[str]:
-    one = fields.String(validate=validate.OneOf(allowed) if allowed else _TEXT)
-    return fields.List(one, validate=validate.Length(max=MAX_VALUES))
+_NO_NUL = {"pattern": "^[^\\u0000]*$"}  # _no_nul for those who read the OpenAPI document
+
+
+def _many(*allowed: str, description: str = "Any of these.") -> fields.List[str]:
+    one = fields.String(validate=validate.OneOf(allowed))
+    if not allowed:
+        one = fields.String(validate=_TEXT, metadata=_NO_NUL)
+    return fields.List(
+        one,
+        validate=validate.Length(max=MAX_VALUES),
+        metadata={"description": description},
+    )
+
+
+def _text(description: str, **options: Any) -> fields.String:
+    return fields.String(
+        validate=_TEXT, metadata={"description": description, **_NO_NUL}, **options
+    )
 
 
 class FilterArgs(Schema):
     """What a listing can be narrowed to; each may be given several times, but ``q``."""
 
     type = _many(*TYPES)
-    tag = _many()
+    tag = _many(description="Any of these, without case.")
     author = _many()
     license = _many()
     origin = _many()
     state = _many(*freshness.STATES)
-    q = fields.String(validate=_TEXT, load_default="")
+    q = _text("Words; each begins a word of name, tags or description.", load_default="")
 
 
 class ListingArgs(FilterArgs):
     """The query of a listing."""
 
     limit = fields.Integer(validate=validate.Range(1, 200), load_default=50)
-    after = fields.String()
-    sort = fields.String(validate=validate.OneOf(statements.SORTS), load_default=None)
+    after = fields.String(
+        metadata={"description": "The `end_cursor` of the page before, of the same listing."}
+    )
+    sort = fields.String(
+        validate=validate.OneOf(statements.SORTS),
+        metadata={"description": "`relevance` where there is a `q`, else `name`."},
+    )
 
 
 class FacetArgs(FilterArgs):
@@ -58,13 +78,21 @@ class FacetArgs(FilterArgs):
     limit = fields.Integer(validate=validate.Range(1, 1000), load_default=100)
 
 
+class RefreshesArgs(Schema):
+    """The query of the list of refreshes."""
+
+    limit = fields.Integer(validate=validate.Range(1, 100), load_default=20)
+    collection_id = _text("Only those of this collection.")
+
+
 class NoArgs(Schema):
     """A route without a query."""
 
 
-_SCHEMAS: Mapping[str, Schema] = {
+QUERIES: Mapping[str, Schema] = {
     "listing": ListingArgs(),
     "facets": FacetArgs(),
+    "refreshes": RefreshesArgs(),
     "none": NoArgs(),
 }
 
@@ -74,7 +102,7 @@ def query(schema: str, query_string: bytes) -> Mapping[str, Any]:
 
     :raises InvalidRequestError: naming every parameter that is wrong.
     """
-    rules = _SCHEMAS[schema]
+    rules = QUERIES[schema]
     text = query_string.decode("utf-8", "replace")
     values: dict[str, list[str]] = {}
     try:
@@ -143,7 +171,7 @@ _AFTER = re.compile(rb"(?:^|&)after=([^&]*)")
 def _first_page(query_string: bytes) -> queries.Listing:
     values = query("listing", query_string)
     filters = queries.Filters.of(values, values["q"])
-    sort = values["sort"] or ("relevance" if filters.words else "name")
+    sort = values.get("sort") or ("relevance" if filters.words else "name")
     return queries.Listing(filters, sort, values["limit"], values.get("after"))
 
 
