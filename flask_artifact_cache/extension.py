@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
@@ -16,6 +17,11 @@ from .files.manager import CollectionManager
 from .refresh.run import utc_now
 from .service import ArtifactCacheService
 from .web import api
+from .web.guard import Authorize, Guard
+from .web.rates import Rates
+
+if TYPE_CHECKING:
+    from flask_limiter import Limiter
 
 log = logging.getLogger("flask_artifact_cache")
 
@@ -34,8 +40,11 @@ class ArtifactCache:
 
     :param app: if given, :meth:`init_app` is called with it.
     :param db: the host's ``SQLAlchemy``; found on the application if it is left out.
-    :param authorize: asked before every request as ``authorize(permission, collection_id)``,
-        where the permission is ``"read"`` and the id may be None; False answers 403.
+    :param limiter: the host's ``flask_limiter.Limiter``, whose storage and strategy our limits
+        use; found on the application if it is left out.
+    :param authorize: asked as ``authorize(permission, collection_id)`` before every request
+        that no token allows; the permission is ``"read"`` or ``"refresh"``, and an id of None
+        means all collections. False answers 403; only True lets something be changed.
     :param clock: tells the time as an aware datetime.
     """
 
@@ -44,10 +53,12 @@ class ArtifactCache:
         app: Flask | None = None,
         db: SQLAlchemy | None = None,
         *,
-        authorize: api.Authorize | None = None,
+        limiter: Limiter | None = None,
+        authorize: Authorize | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._db = db
+        self._limiter = limiter
         self._authorize = authorize
         self._clock = clock
         if app is not None:
@@ -77,7 +88,8 @@ class ArtifactCache:
         else:
             database.follow_create_all(database.host_metadata(db))
         database.hide_from_autogenerate(app, db)
-        app.register_blueprint(api.blueprint(checked.api_prefix, self._authorize))
+        guard = Guard(checked, Rates(self._limiter, checked.limits), self._authorize)
+        app.register_blueprint(api.blueprint(checked.api_prefix, guard))
         app.cli.add_command(cli)
         background.populate_when_serving(app, service)
 

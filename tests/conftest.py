@@ -26,6 +26,8 @@ CORPORA = Path(
     or Path(__file__).resolve().parents[2] / "shared" / "corpora"
 )
 CI = os.environ.get("CI") == "true"
+# What ArtifactCache itself takes; everything else is a setting.
+KEYWORDS = ("clock", "authorize", "limiter")
 SERVERS = {
     "postgresql": os.environ.get(
         "ARTIFACT_CACHE_TEST_POSTGRESQL",
@@ -119,7 +121,7 @@ def make_app() -> Iterator[Callable[..., Flask]]:
     made: list[tuple[Flask, SQLAlchemy]] = []
 
     def make(url: str, collections: Any = None, *, create: bool = True, **options: Any) -> Flask:
-        arguments = {name: options.pop(name) for name in ("clock", "authorize") if name in options}
+        arguments = {name: options.pop(name) for name in KEYWORDS if name in options}
         app = Flask("host")
         app.config["SQLALCHEMY_DATABASE_URI"] = url
         app.config["ARTIFACT_CACHE_POPULATE_ON_STARTUP"] = False

@@ -232,6 +232,7 @@ def test_every_answer_of_the_host_is_what_it_was(make_host, populate, mount, han
         for request_ in REQUESTS:
             assert answer(after, *request_) == answer(before, *request_), request_
         # Once more after ours have been asked.
+        assert after.post(f"{PREFIX}/refresh-metadata", json={}).status_code == 403
         assert after.get(LIST).json["page_info"]["total_count"] == 6
         assert after.get(f"{PREFIX}/none").status_code == 404
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, request
@@ -12,16 +13,15 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound, default_exceptions
 from werkzeug.routing import Map, Rule
 
 from ..bodies import Body, etag
-from ..errors import ForbiddenError
 from ..queries import Filters
 from ..refresh.records import as_json
 from ..service import ArtifactCacheService
-from . import problems, schemas
+from . import answers, openapi, payloads, problems, rates, schemas
+from .guard import Guard
+from .routes import Route
 
 ENDPOINT = "artifact_cache"
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE")
-
-Authorize = Callable[[str, "str | None"], bool]
 
 
 def collections() -> ResponseReturnValue:
@@ -50,46 +50,120 @@ def facets(collection_id: str) -> ResponseReturnValue:
     return _send(_service().facets(collection_id, Filters.of(args, args["q"]), args["limit"]))
 
 
-# (rule below the prefix, methods, view, what the host's ``authorize`` is asked for)
-ROUTES: tuple[tuple[str, tuple[str, ...], Callable[..., ResponseReturnValue], str], ...] = (
-    ("/", ("GET",), collections, "read"),
-    ("/<collection_id>/artifacts", ("GET",), artifacts, "read"),
-    ("/<collection_id>/artifacts/<path:artifact_id>", ("GET",), artifact, "read"),
-    ("/<collection_id>/facets", ("GET",), facets, "read"),
+def sync_artifact(body: Mapping[str, Any]) -> ResponseReturnValue:
+    """Read one artifact again."""
+    synced = _service().sync_artifact(body["artifact_id"], body.get("collection_id"))
+    return _done(synced.as_dict())
+
+
+def refresh_metadata(body: Mapping[str, Any]) -> ResponseReturnValue:
+    """Read many artifacts again; one bad file never keeps the others from it."""
+    service, selection = _service(), payloads.selection(body)
+    options = {"confirm": body.get("confirm"), "force": body["force"]}
+    if "respond-async" in payloads.preferences(request.headers.getlist("Prefer")):
+        refresh_id = service.start_refresh(selection, **options)
+        if refresh_id is not None:
+            return _begun(refresh_id)
+    return _done(service.refresh(selection, **options).as_dict())
+
+
+def invalidate(body: Mapping[str, Any]) -> ResponseReturnValue:
+    """Mark artifacts as stale, so that they are read again."""
+    return _done(_service().invalidate(body.get("collection_id"), body.get("artifact_ids")))
+
+
+def refreshes() -> ResponseReturnValue:
+    """The last refreshes, the newest first."""
+    args = schemas.query("refreshes", request.query_string)
+    listed = _service().runs(args["limit"], args.get("collection_id"))
+    return _send(Body(as_json({"refreshes": listed}), etag(listed)))
+
+
+def refresh(refresh_id: str) -> ResponseReturnValue:
+    """One refresh with its progress and what went wrong."""
+    schemas.query("none", request.query_string)
+    found = _service().run(refresh_id)
+    return _send(Body(as_json(found), etag(found)))
+
+
+def openapi_document() -> ResponseReturnValue:
+    """This document."""
+    schemas.query("none", request.query_string)
+    return _send(_document(_address("")))
+
+
+ROUTES = (
+    Route(rule="/", view=collections, answer=answers.Collections),
+    Route(rule="/<collection_id>/artifacts", view=artifacts, answer=answers.Page, query="listing"),
+    Route(
+        rule="/<collection_id>/artifacts/<path:artifact_id>",
+        view=artifact,
+        answer=answers.ArtifactDetail,
+    ),
+    Route(rule="/<collection_id>/facets", view=facets, answer=answers.Facets, query="facets"),
+    Route(
+        rule="/sync-artifact",
+        view=sync_artifact,
+        answer=answers.Synced,
+        permission="refresh",
+        body=payloads.SyncBody,
+        limit="sync",
+    ),
+    Route(
+        rule="/refresh-metadata",
+        view=refresh_metadata,
+        answer=answers.Refreshed,
+        permission="refresh",
+        body=payloads.RefreshBody,
+        limit="refresh",
+        deferrable=True,
+    ),
+    Route(
+        rule="/invalidate",
+        view=invalidate,
+        answer=answers.Invalidated,
+        permission="refresh",
+        body=payloads.InvalidateBody,
+        limit="sync",
+    ),
+    Route(
+        rule="/refreshes",
+        view=refreshes,
+        answer=answers.Refreshes,
+        collection=lambda _: request.args.get("collection_id"),
+        query="refreshes",
+    ),
+    Route(
+        # With its length, or it would take the listing of a collection called "refreshes".
+        rule="/refreshes/<string(length=32):refresh_id>",
+        view=refresh,
+        answer=answers.Refresh,
+        collection=lambda values: _service().run(values["refresh_id"])["collection_id"],
+    ),
+    Route(rule="/openapi.json", view=openapi_document, answer=None, permission=None),
 )
 
 # What the catch-all asks about methods; the application's own map would count the catch-all in.
 _RULES = Map(
-    [Rule(rule, methods=methods) for rule, methods, _, _ in ROUTES], merge_slashes=False
+    [Rule(route.rule, methods=[route.method]) for route in ROUTES], merge_slashes=False
 ).bind("")
 
 
-def blueprint(prefix: str, authorize: Authorize | None) -> Blueprint:
-    """The routes, and a catch-all that keeps every answer under the prefix our own.
+@lru_cache(maxsize=16)
+def _document(address: str) -> Body:
+    made = {**openapi.document(ROUTES), "servers": [{"url": address}]}
+    return Body(as_json(made), etag(made))
 
-    :param authorize: asked with the permission and the collection's id (or None) before a view.
-    """
+
+def blueprint(prefix: str, guard: Guard) -> Blueprint:
+    """The routes, and a catch-all that keeps every answer under the prefix our own."""
     bp = Blueprint(ENDPOINT, __name__, url_prefix=prefix)
-
-    def guarded(
-        view: Callable[..., ResponseReturnValue], permission: str
-    ) -> Callable[..., ResponseReturnValue]:
-        if authorize is None:
-            return view
-
-        def ask(**values: str) -> ResponseReturnValue:
-            if not authorize(permission, values.get("collection_id")):
-                raise ForbiddenError(f"you may not {permission} this")
-            return view(**values)
-
-        return ask
-
-    for rule, methods, view, permission in ROUTES:
+    for route in ROUTES:
         bp.add_url_rule(
-            rule,
-            endpoint=view.__name__,
-            view_func=guarded(view, permission),
-            methods=methods,
+            route.rule,
+            endpoint=route.view.__name__,
+            view_func=_guarded(route, guard),
+            methods=[route.method],
             strict_slashes=False,
             provide_automatic_options=False,
         )
@@ -107,6 +181,30 @@ def blueprint(prefix: str, authorize: Authorize | None) -> Blueprint:
         bp.register_error_handler(code, problems.respond)
     bp.register_error_handler(Exception, problems.respond)
     return bp
+
+
+def _guarded(route: Route, guard: Guard) -> Callable[..., ResponseReturnValue]:
+    """The view behind the guard; where that has nothing to ask, the view itself."""
+    permission = route.permission
+    if permission is None or (route.body is None and guard.authorize is None):
+        return route.view
+    if route.body is None:
+
+        def read(**values: str) -> ResponseReturnValue:
+            guard.ask(permission, route.collection(values))
+            return route.view(**values)
+
+        return read
+    rules = route.body()
+
+    def load() -> Mapping[str, Any]:
+        schemas.query(route.query, request.query_string)
+        return payloads.load(rules, guard.max_body_bytes)
+
+    def change() -> ResponseReturnValue:
+        return route.view(guard.admit(permission, route.limit, load))
+
+    return change
 
 
 def nothing_here(rest: str = "") -> ResponseReturnValue:
@@ -129,6 +227,29 @@ def _service() -> ArtifactCacheService:
 @lru_cache(maxsize=256)
 def _quoted(path: str) -> str:
     return quote(path, safe="/:@!$&'()*+,;=-._~")
+
+
+def _done(result: Mapping[str, Any]) -> Response:
+    response = Response(as_json(result), content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _begun(refresh_id: str) -> Response:
+    """Where to look how a refresh in the background is getting on (RFC 7240, section 4.1)."""
+    response = _done({"refresh_id": refresh_id})
+    response.status_code = 202
+    response.headers["Location"] = _address(f"/refreshes/{refresh_id}")
+    response.headers["Preference-Applied"] = "respond-async"
+    response.headers["Retry-After"] = "1"
+    rates.keep_retry_after()
+    return response
+
+
+def _address(path: str) -> str:
+    """An address below the prefix, as the client sees it."""
+    prefix: str = current_app.extensions[ENDPOINT].settings.api_prefix
+    return _quoted(f"{request.script_root}{prefix}{path}")
 
 
 def _send(made: Body) -> Response:
