@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flask_artifact_cache.files.problems import HINTS
 from flask_artifact_cache.settings import DEFAULTS
+from flask_artifact_cache.web.api import ROUTES
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +25,16 @@ def test_every_problem_is_documented():
     text = (ROOT / "docs/files.md").read_text()
 
     assert set(re.findall(r"^\| `([EW]_\w+)` \|", text, re.MULTILINE)) == set(HINTS)
+
+
+def test_every_route_and_field_is_documented():
+    text = (ROOT / "docs/api.md").read_text()
+    table = set(re.findall(r"`((?:GET|POST) /[^`?]*)`", text))
+
+    for route in ROUTES:
+        assert f"{route.method} {re.sub('<[^<>]*:', '<', route.rule)}" in table
+        for field in route.body().fields if route.body else ():
+            assert f"| `{field}` |" in text or f'"{field}"' in text
 
 
 def test_the_python_of_the_readme_runs(tmp_path):
