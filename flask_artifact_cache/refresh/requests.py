@@ -15,7 +15,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from ..errors import ArtifactCacheError, BusyError, RootUnavailableError
+from ..errors import (
+    ArtifactCacheError,
+    BusyError,
+    InvalidRequestError,
+    RootUnavailableError,
+)
 from ..files.manager import ArtifactManager
 from . import lease as leases
 from . import runs, store
@@ -63,6 +68,8 @@ class Refresher:
         :raises InvalidRequestError: if there is no such run to confirm.
         """
         if order.dry_run:
+            with self.transactions.read() as connection:
+                self._check(connection, order)
             return self._dry_run(order)
         # A run that was joined may have died with its process: then it is done here.
         for _ in range(2):
@@ -75,9 +82,13 @@ class Refresher:
         raise BusyError("the same refresh was begun twice and did not end", retry_after=5)
 
     def queue(self, order: Order) -> tuple[str, bool]:
-        """Write down what is asked for; the id of the run, and whether it was there already."""
+        """Write down what is asked for; the id of the run, and whether it was there already.
+
+        :raises InvalidRequestError: if there is no such run to confirm.
+        """
         request = runs.request_key(order.selection, force=order.force, confirm=order.confirm)
         with self.transactions.write() as connection:
+            self._check(connection, order)
             runs.lock(connection, list(self.managers))
             joined = runs.join(connection, request) if self.joins else None
             if joined is not None:
@@ -94,6 +105,13 @@ class Refresher:
                 joinable=self.joins,
             )
         return refresh_id, False
+
+    def _check(self, connection: Connection, order: Order) -> None:
+        if order.confirm is not None and not any(
+            runs.withheld(connection, order.confirm, one) for one in self.managers
+        ):
+            message = "no run waits for a confirmation by this id"
+            raise InvalidRequestError(message, [("confirm", message)])
 
     def work(self, refresh_id: str, order: Order) -> Result:
         """Do what was written down; errors as of :meth:`refresh`."""

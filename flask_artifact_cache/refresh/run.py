@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from ..errors import InvalidRequestError, NotFoundError, VanishedError
+from ..errors import NotFoundError, VanishedError
 from ..files.artifact import uid
 from ..files.garbage import uncollected
 from ..files.layouts import Place
@@ -111,7 +111,6 @@ class Run:
 
         :param end: called in the transaction that makes the result visible.
         :raises RootUnavailableError: if the folder cannot be read; no row changes.
-        :raises InvalidRequestError: if there is no such run to confirm.
         """
         if not self._pass(self.order.force, end):
             # Somebody joined who may know of an edit that came after our look at its file.
@@ -233,12 +232,12 @@ class Run:
             if self.order.selection.is_everything:
                 report.unchanged = store.owned(connection, collection_id, head)
                 errors = store.errors(connection, collection_id)
+                rows = []
                 found.settled = True
             else:
                 chosen = self._chosen(connection, head)
                 known = store.known(connection, collection_id)
                 rows = list(filter(chosen.row, known))
-                self._not_found(rows, ())
                 report.skipped = len(known) - len(rows)
                 report.unchanged = len(rows)
                 found.verified = [row.id for row in rows]
@@ -247,6 +246,7 @@ class Run:
         report.quarantined = len(errors)
         report.errors += [one for one in problems if one["code"].startswith("E_")] + errors
         self._judge(complete=True)
+        self._not_found(rows, ())
         return found
 
     def _compared(self, scan: Scan, head: store.Head, force: bool, confirmed: int) -> _Found:
@@ -272,7 +272,6 @@ class Run:
         found = _Found(first=not head.revision)
         opened = self._read(made.read, found, chosen, scan.tree.looked_at_ns, scan.is_uncertain)
         self._agree(made.agree, found)
-        self._not_found(filter(chosen.row, known), opened)
         lost = losses(
             made.absent,
             len(known),
@@ -294,6 +293,7 @@ class Run:
             found.uncertain or lost.hidden or lost.emptied or report.skipped
         )
         self._judge(complete)
+        self._not_found(filter(chosen.row, known), opened)
         found.columns = {
             "path_available": not lost.emptied,
             "problems": [as_dict(problem) for problem in scan.problems],
@@ -402,7 +402,10 @@ class Run:
             self.report.errors += errors
 
     def _not_found(self, rows: Iterable[Known], opened: Collection[str]) -> None:
-        """Report the ids that were asked for and that nothing is called by."""
+        """Report the ids that were asked for and that nothing is called by.
+
+        That is a mistake of who asks: it does not make the refresh a partial one.
+        """
         asked = self.order.selection.artifact_ids
         if not asked:
             return
@@ -427,11 +430,7 @@ class Run:
         confirm, collection_id = self.order.confirm, self.report.collection_id
         if confirm is None:
             return 0
-        withheld = runs.withheld(connection, confirm, collection_id)
-        if withheld is None:
-            message = f"no run of '{collection_id}' waits for a confirmation by that id"
-            raise InvalidRequestError(message, [("confirm", message)])
-        return withheld
+        return runs.withheld(connection, confirm, collection_id) or 0
 
     def _chosen(self, connection: Connection, head: store.Head) -> Chosen:
         selection = self.order.selection

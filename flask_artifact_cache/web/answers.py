@@ -168,6 +168,7 @@ class Synced(Schema):
 class Failure(Schema):
     """What kept an artifact, a file or a collection from being read."""
 
+    collection_id = fields.String(metadata={"description": "Where several were refreshed."})
     artifact_id = fields.String(allow_none=True)
     path = fields.String(allow_none=True, metadata={"description": "Relative to the root."})
     line = fields.Integer(allow_none=True)
@@ -210,24 +211,43 @@ class Progress(Schema):
     total = _count()
 
 
-class Refresh(Refreshed):
-    """A refresh, running or done."""
+class RefreshSummary(Schema):
+    """A refresh, waiting, running or done; counts are of artifacts."""
 
-    collection_id = _maybe("Null: all of them.")
+    refresh_id = _text(metadata=RUN_ID)
+    collection_id = _maybe("Null: several.")
     trigger = _text("What started it.")
     filters = fields.Dict(required=True, metadata={"description": "What it was narrowed to."})
-    outcome = _text("`running`, `succeeded`, `partial`, `needs_confirmation` or `failed`.")
+    outcome = _text(
+        validate=validate.OneOf(
+            ("queued", "running", "succeeded", "partial", "needs_confirmation", "failed")
+        )
+    )
     started_at = _time()
     finished_at = _time(nullable=True)
     progress = fields.Nested(Progress, required=True)
+    artifacts_refreshed = _count("Verified against their files in this run.")
+    created = _count()
+    updated = _count()
+    unchanged = _count()
+    removed = _count()
+    skipped = _count("Left out by the filters.")
+    quarantined = _count("How many have a file that cannot be used.")
     withheld = _count("How many removals wait for a confirmation.")
-    duration_seconds = fields.Float(required=True, allow_none=True)
+    error_count = _count()
+    duration_seconds = fields.Float(required=True, validate=validate.Range(min=0))
+
+
+class Refresh(RefreshSummary):
+    """A refresh with what went wrong."""
+
+    errors = _many(Failure)
 
 
 class Refreshes(Schema):
     """The last refreshes, the newest first."""
 
-    refreshes = _many(Refresh)
+    refreshes = _many(RefreshSummary)
 
 
 class FieldError(Schema):

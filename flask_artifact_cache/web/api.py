@@ -8,9 +8,10 @@ from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, request
+from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import MethodNotAllowed, NotFound, default_exceptions
-from werkzeug.routing import Map, Rule
+from werkzeug.routing import Map, PathConverter, Rule
 
 from ..bodies import Body, etag
 from ..queries import Filters
@@ -52,19 +53,21 @@ def facets(collection_id: str) -> ResponseReturnValue:
 
 def sync_artifact(body: Mapping[str, Any]) -> ResponseReturnValue:
     """Read one artifact again."""
-    synced = _service().sync_artifact(body["artifact_id"], body.get("collection_id"))
+    synced = _service().sync_artifact(body["artifact_id"], body.get("collection_id"), trigger="api")
     return _done(synced.as_dict())
 
 
 def refresh_metadata(body: Mapping[str, Any]) -> ResponseReturnValue:
     """Read many artifacts again; one bad file never keeps the others from it."""
     service, selection = _service(), payloads.selection(body)
-    options = {"confirm": body.get("confirm"), "force": body["force"]}
+    options = {"confirm": body.get("confirm"), "force": body["force"], "trigger": "api"}
     if "respond-async" in payloads.preferences(request.headers.getlist("Prefer")):
         refresh_id = service.start_refresh(selection, **options)
         if refresh_id is not None:
             return _begun(refresh_id)
-    return _done(service.refresh(selection, **options).as_dict())
+    result = service.refresh(selection, **options)
+    result.raise_if_withheld()
+    return _done(result.as_dict())
 
 
 def invalidate(body: Mapping[str, Any]) -> ResponseReturnValue:
@@ -92,11 +95,17 @@ def openapi_document() -> ResponseReturnValue:
     return _send(_document(_address("")))
 
 
+class Rest(PathConverter):
+    """All that is left of a path, line breaks included: the stock converter ends before them."""
+
+    regex = "(?s:[^/].*?)"
+
+
 ROUTES = (
     Route(rule="/", view=collections, answer=answers.Collections),
     Route(rule="/<collection_id>/artifacts", view=artifacts, answer=answers.Page, query="listing"),
     Route(
-        rule="/<collection_id>/artifacts/<path:artifact_id>",
+        rule="/<collection_id>/artifacts/<artifact_cache_rest:artifact_id>",
         view=artifact,
         answer=answers.ArtifactDetail,
     ),
@@ -145,7 +154,9 @@ ROUTES = (
 
 # What the catch-all asks about methods; the application's own map would count the catch-all in.
 _RULES = Map(
-    [Rule(route.rule, methods=[route.method]) for route in ROUTES], merge_slashes=False
+    [Rule(route.rule, methods=[route.method]) for route in ROUTES],
+    merge_slashes=False,
+    converters={"artifact_cache_rest": Rest},
 ).bind("")
 
 
@@ -158,6 +169,11 @@ def _document(address: str) -> Body:
 def blueprint(prefix: str, guard: Guard) -> Blueprint:
     """The routes, and a catch-all that keeps every answer under the prefix our own."""
     bp = Blueprint(ENDPOINT, __name__, url_prefix=prefix)
+
+    def register(state: BlueprintSetupState) -> None:
+        state.app.url_map.converters["artifact_cache_rest"] = Rest
+
+    bp.record_once(register)
     for route in ROUTES:
         bp.add_url_rule(
             route.rule,
@@ -167,7 +183,7 @@ def blueprint(prefix: str, guard: Guard) -> Blueprint:
             strict_slashes=False,
             provide_automatic_options=False,
         )
-    for rule in ("/", "/<path:rest>"):
+    for rule in ("/", "/<artifact_cache_rest:rest>"):
         bp.add_url_rule(
             rule,
             endpoint="nothing_here",
