@@ -282,17 +282,19 @@ class ArtifactCacheService:
         """
         managers = self._managers(collection_id)
         with self._read() as connection:
-            known = {
-                (one, uid)
+            uids = {
+                uid: one
                 for one in managers
                 for uid in store.uids_of(connection, one, [artifact_id]).get(artifact_id, ())
             }
-            if len(known) > 1:
-                rows = store.known_by_uid(connection, [uid for _, uid in known])
-                raise _ambiguous(artifact_id, [(row.uid, row.path) for row, _ in rows.values()])
-        targets = dict(known) or dict.fromkeys(managers, artifact_id)
-        for one, wanted in targets.items():
-            found = self._sync(one, managers[one], wanted, trigger)
+            known = [row for row, _ in store.known_by_uid(connection, list(uids)).values()]
+        if len(known) > 1:
+            raise _ambiguous(artifact_id, [(row.uid, row.path) for row in known])
+        called = f"{known[0].type}:{known[0].name}" if known else artifact_id
+        for one, wanted in [(uids[row.uid], row.uid) for row in known] or [
+            (one, artifact_id) for one in managers
+        ]:
+            found = self._sync(one, managers[one], wanted, called, trigger)
             if found is not None:
                 return found
         if known:
@@ -300,7 +302,7 @@ class ArtifactCacheService:
         raise NotFoundError(f"there is no artifact '{artifact_id}'")
 
     def _sync(
-        self, collection_id: str, manager: ArtifactManager, wanted: str, trigger: str
+        self, collection_id: str, manager: ArtifactManager, wanted: str, called: str, trigger: str
     ) -> Synced | None:
         changes: list[Change] = []
 
@@ -319,7 +321,7 @@ class ArtifactCacheService:
         report.raise_if_withheld()
         synced_at = freshness.isoformat(self._clock())
         if report.removed:
-            return Synced(wanted, collection_id, synced_at, (), "removed")
+            return Synced(called, collection_id, synced_at, (), "removed")
         if len(changes) > 1:
             candidates = [(one.record.uid, one.record.columns["path"]) for one in changes]
             raise _ambiguous(wanted, candidates)
@@ -351,6 +353,7 @@ class ArtifactCacheService:
         with self._transactions() as transactions:
             for one in self._managers(collection_id):
                 with transactions.write() as connection:
+                    store.lock(connection, one)
                     uids: list[str] | None = None
                     if artifact_ids is not None:
                         found = store.uids_of(connection, one, artifact_ids)

@@ -180,12 +180,14 @@ class Refresher:
         while True:
             try:
                 with self.transactions.write() as connection:
+                    lease = leases.acquire(connection, report.collection_id)
                     runs.start(connection, report.refresh_id, report.collection_id)
-                    return leases.acquire(connection, report.collection_id)
             except BusyError:
                 # In a caller's transaction nobody else can get on while we wait.
                 if time.monotonic() >= deadline or not self.transactions.own:
                     raise
+            else:
+                return lease
             self.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _LAST_PAUSE_S)
 
@@ -211,9 +213,9 @@ class Refresher:
         with self.transactions.write() as connection:
             if isinstance(error, RootUnavailableError):
                 store.set_unavailable(connection, report.collection_id)
-            runs.finish(connection, report, self.clock())
             if lease is not None:
                 lease.release(connection)
+            runs.finish(connection, report, self.clock())
 
     def _joined(self, refresh_id: str) -> Result | None:
         """Wait for a run of somebody else; None if its process has died."""

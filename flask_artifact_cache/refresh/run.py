@@ -452,8 +452,8 @@ class Run:
     def _write(self, connection: Connection, found: _Found) -> None:
         """Bring the rows in line, all at once for those who read them."""
         collection_id = self.report.collection_id
+        gathering = store.lock(connection, collection_id)
         self.renew(connection, self.report.unchanged, self.report.unchanged)
-        gathering = store.gathering(connection, except_=collection_id)
         store.apply(connection, [collection_id, *gathering], found.waiting, self.now)
         if found.first:
             for one in gathering:

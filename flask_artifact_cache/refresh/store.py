@@ -245,19 +245,19 @@ def verify(
         connection.execute(update(Artifact).where(Artifact.id.in_(batch)).values(**values))
 
 
-def gathering(connection: Connection, except_: str) -> list[str]:
-    """The collections whose members are the artifacts of all others, too.
+def lock(connection: Connection, collection_id: str) -> list[str]:
+    """Keep all others from a collection and from those that gather its artifacts; their ids.
 
-    Their rows are locked in one order: refreshes of two others would both write to them.
+    Whoever locks more than a collection does so in the order collections by id, artifacts, runs:
+    no two transactions can then wait for each other.
     """
-    return list(
-        connection.scalars(
-            select(Collection.id)
-            .where(Collection.gathers.is_(True), Collection.id != except_)
-            .order_by(Collection.id)
-            .with_for_update()
-        )
+    rows = connection.scalars(
+        select(Collection.id)
+        .where(or_(Collection.gathers.is_(True), Collection.id == collection_id))
+        .order_by(Collection.id)
+        .with_for_update()
     )
+    return [one for one in rows if one != collection_id]
 
 
 def gather(connection: Connection, collection_id: str, owners: Sequence[str]) -> None:
@@ -333,7 +333,7 @@ def publish(
     :param recount: whether artifacts may have come or gone.
     :param changed: what is set on the collection itself.
     """
-    for one in (collection_id, *gathering(connection, except_=collection_id)):
+    for one in (collection_id, *lock(connection, collection_id)):
         count = select(func.count()).where(CollectionArtifact.collection_id == one)
         connection.execute(
             update(Collection)
