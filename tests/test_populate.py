@@ -633,3 +633,22 @@ def test_an_unreadable_folder_says_nothing_about_the_others(make_app, sqlite_url
     assert (report.removed, report.outcome) == (1, "partial")
     conditions = {row.name: row.condition for (row,) in rows(app, sa.select(Artifact))}
     assert conditions == {"shut": "missing", "open": "ok"}
+
+
+def test_a_folder_that_comes_back_as_it_was_is_available_again(
+    make_app, database_url, sample, tmp_path
+):
+    app = make_app(database_url, {"work": sample.root})
+    with app.app_context():
+        service = app.extensions["artifact_cache"].service
+        service.refresh()
+        sample.root.rename(tmp_path / "unmounted")
+        with pytest.raises(RootUnavailableError):
+            service.refresh()
+        assert [one["path_available"] for one in service.status()] == [False]
+
+        (tmp_path / "unmounted").rename(sample.root)
+        [report] = service.refresh().reports
+
+        assert (report.unchanged, report.outcome) == (6, "succeeded")
+        assert [one["path_available"] for one in service.status()] == [True]

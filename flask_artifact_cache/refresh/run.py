@@ -78,7 +78,7 @@ class _Found:
     removed: list[int] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
     settled: bool = False
-    columns: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=lambda: {"path_available": True})
 
     def add(self, change: Change) -> None:
         """Sort what was found out about an artifact that was opened."""
@@ -142,16 +142,16 @@ class Run:
         """Find out what to write. No file is open while a transaction of ours is."""
         with self.transactions.read() as connection:
             head = store.head(connection, self.report.collection_id)
-            invalidated = store.has_invalidated(connection, self.report.collection_id)
+            doubtful = store.has_doubtful(connection, self.report.collection_id)
             confirmed = self._confirmed(connection)
         selection = self.order.selection
-        few = selection.paths or selection.artifact_ids
+        few = (selection.paths or selection.artifact_ids) and not confirmed
         if few and head.revision and head.rules == self._rules:
             found = self._look_at_few(head, force)
             if found is not None:
                 return found
         tree = self.manager.walk()
-        trusted = not (force or invalidated or confirmed) and head.rules == self._rules
+        trusted = not (force or doubtful or confirmed) and head.rules == self._rules
         if trusted and head.evidence is not None and head.evidence == digest(tree):
             return self._unchanged(head)
         scan = self.manager.scan(tree)
@@ -170,6 +170,7 @@ class Run:
             stored = store.stored(connection, [row.uid for row in rows])
             members = store.owned(connection, collection_id, head)
             chosen = self._chosen(connection, head)
+        found = _Found()
         made: Plan[Place] = Plan()
         looked_at_ns = 0
         for row in filter(chosen.row, rows):
@@ -188,7 +189,6 @@ class Run:
             )
             made.read += once.read
             made.agree += once.agree
-        found = _Found()
         self._read(made.read, found, chosen, looked_at_ns, lambda _: False)
         self._agree(made.agree, found)
         self.report.skipped = members - len(made.read) - len(made.agree)

@@ -176,10 +176,10 @@ def problems(connection: Connection, collection_id: str) -> list[Any]:
     return found or []
 
 
-def has_invalidated(connection: Connection, collection_id: str) -> bool:
-    """Whether some artifact of the collection was told to be stale."""
+def has_doubtful(connection: Connection, collection_id: str) -> bool:
+    """Whether some row of the collection needs a look whatever the evidence says."""
     statement = select(Artifact.id).where(
-        Artifact.collection_id == collection_id, Artifact.condition == INVALIDATED
+        Artifact.collection_id == collection_id, Artifact.condition.in_((INVALIDATED, MISSING))
     )
     return connection.scalar(statement.limit(1)) is not None
 
