@@ -324,6 +324,7 @@ def status(as_json: bool) -> None:
             f"{one['id']}: {one['artifact_count']} artifacts"
             f" ({states or 'nothing read yet'}), last refreshed"
             f" {one['last_refreshed_at'] or 'never'}"
+            + (f", daemon last heard of {one['daemon_seen_at']}" if one["daemon_seen_at"] else "")
             + ("" if one["path_available"] else ", FOLDER UNAVAILABLE")
         )
         for problem in one["problems"]:

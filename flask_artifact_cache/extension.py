@@ -33,6 +33,7 @@ class Mounted:
     db: SQLAlchemy
     settings: settings.Settings
     service: ArtifactCacheService
+    guard: Guard
 
 
 class ArtifactCache:
@@ -81,14 +82,14 @@ class ArtifactCache:
         checked = settings.load(app.config)
         collections = CollectionManager(checked.collections)
         service = ArtifactCacheService(db, checked, collections, self._clock)
-        app.extensions[api.ENDPOINT] = Mounted(db, checked, service)
+        guard = Guard(checked, Rates(self._limiter, checked.limits), self._authorize)
+        app.extensions[api.ENDPOINT] = Mounted(db, checked, service, guard)
 
         if checked.migrations == "host":
             database.hand_over(database.host_metadata(db))
         else:
             database.follow_create_all(database.host_metadata(db))
         database.hide_from_autogenerate(app, db)
-        guard = Guard(checked, Rates(self._limiter, checked.limits), self._authorize)
         app.register_blueprint(api.blueprint(checked.api_prefix, guard))
         app.cli.add_command(cli)
         background.populate_when_serving(app, service)

@@ -44,6 +44,8 @@ from .settings import DEFAULTS, Settings
 log = logging.getLogger("flask_artifact_cache")
 
 DEFAULT = "default"
+# What a run that the daemon asked for is triggered by.
+DAEMON = "daemon"
 # Less than the lease: a run that waits is known to be alive.
 BACKGROUND_WAIT_S = 50.0
 Made = tuple[bytes, "datetime | None", "str | None"]
@@ -80,16 +82,26 @@ class ArtifactCacheService:
             one = queries.head(connection, collection_id)
         return one is not None and one.verified_at is not None and one.verified_at >= time
 
-    def collection_list(self) -> list[dict[str, Any]]:
-        """Every collection, configured or with rows, with its counts."""
+    def collection_list(self, *, with_paths: bool = False) -> list[dict[str, Any]]:
+        """Every collection, configured or with rows, with its counts.
+
+        :param with_paths: tell where the configured ones lie, too.
+        """
         shown = ("id", "path_available", "artifact_count", "stale_count", "revision")
-        return [
+        listed = [
             {**{name: one[name] for name in shown}, "last_refreshed_at": one["last_refreshed_at"]}
             for one in self.status()
         ]
+        for one in listed if with_paths else ():
+            if one["id"] in self.collections.ids():
+                one["path"] = str(self.collections.artifacts(one["id"]).root.absolute())
+        return listed
 
     def status(self) -> list[dict[str, Any]]:
-        """As :meth:`collection_list`, with the count of each state and all problems."""
+        """As :meth:`collection_list`, with the count of each state and all problems.
+
+        ``daemon_seen_at`` is when the daemon last asked for a refresh of the collection.
+        """
         with self._read() as connection:
             heads = {one.id: one for one in queries.heads(connection)}
             at = Moment(
@@ -99,6 +111,7 @@ class ArtifactCacheService:
             )
             counts = queries.state_counts(connection, at)
             problems = queries.problems(connection)
+            daemon = runs.last(connection, DAEMON)
         for collection_id in self.collections.ids():
             heads.setdefault(collection_id, Head(collection_id, 0, 0, False, None, True, ""))
         return [
@@ -111,6 +124,7 @@ class ArtifactCacheService:
                 "last_refreshed_at": one.verified_at and freshness.isoformat(one.verified_at),
                 "states": states,
                 "problems": problems.get(one.id, []),
+                "daemon_seen_at": daemon.get(one.id) and freshness.isoformat(daemon[one.id]),
             }
             for one in sorted(heads.values(), key=lambda one: one.id)
             for states in (_states(one, counts),)

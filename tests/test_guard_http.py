@@ -253,3 +253,52 @@ def test_a_form_cannot_ask(serve, content_type):
     answer = client.post(f"{API}/refresh-metadata", data=b"{}", content_type=content_type)
 
     assert (answer.status_code, answer.json["code"]) == (415, "unsupported_media_type")
+
+
+# --- neighbours ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("credential", "address", "told"),
+    [
+        ("new", "127.0.0.1", True),
+        ("new", "::1", True),
+        ("new", "", True),
+        ("new", "192.0.2.7", False),
+        ("wrong", "127.0.0.1", False),
+        ("nothing", "127.0.0.1", False),
+    ],
+)
+def test_only_a_neighbour_with_a_token_is_told_where_a_collection_lies(
+    serve, sample, credential, address, told
+):
+    answer = serve().get(
+        f"{API}/", headers=CREDENTIALS[credential], environ_base={"REMOTE_ADDR": address}
+    )
+
+    [collection] = answer.json["collections"]
+    assert collection.get("path") == (str(sample.root) if told else None)
+    assert "Authorization" in answer.headers["Vary"]
+
+
+def test_tokens_cannot_be_guessed_by_asking_where_collections_lie(serve):
+    client = serve(ARTIFACT_CACHE_SYNC_LIMIT="3/minute")
+
+    for _ in range(5):
+        assert client.get(f"{API}/", headers=CREDENTIALS["wrong"]).status_code == 200
+    [collection] = client.get(f"{API}/", headers=CREDENTIALS["new"]).json["collections"]
+
+    assert "path" not in collection
+
+
+def test_a_request_of_the_daemon_is_noted_as_its(serve):
+    client = serve()
+    agent = {"User-Agent": "artifact-cache-daemon/0.1.0"}
+
+    client.post(f"{API}/refresh-metadata", json={}, headers=bearer(NEW) | agent)
+
+    [newest, *_] = client.get(f"{API}/refreshes").json["refreshes"]
+    assert newest["trigger"] == "daemon"
+    with client.application.app_context():
+        [one] = client.application.extensions["artifact_cache"].service.status()
+    assert one["daemon_seen_at"] == newest["started_at"]

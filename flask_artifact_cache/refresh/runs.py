@@ -205,6 +205,16 @@ def withheld(connection: Connection, refresh_id: str, collection_id: str) -> int
     )
 
 
+def last(connection: Connection, trigger: str) -> dict[str, datetime]:
+    """``collection id -> when`` something last asked for a refresh, as far as runs are kept."""
+    rows = connection.execute(
+        select(RefreshRun.collection_id, func.max(RefreshRun.started_at))
+        .where(RefreshRun.trigger == trigger)
+        .group_by(RefreshRun.collection_id)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 def withheld_in(connection: Connection, refresh_id: str) -> str | None:
     """The collection of which a run has held removals back; else any of its collections."""
     return connection.scalar(

@@ -121,6 +121,9 @@ class Collection(Schema):
     stale_count = _count()
     revision = _count("Moves with every change; 0: it was not read yet.")
     last_refreshed_at = _time(nullable=True)
+    path = fields.String(
+        metadata={"description": "Its folder, for requests with a token from the same machine."}
+    )
 
 
 class Collections(Schema):

@@ -16,7 +16,7 @@ from werkzeug.routing import Map, PathConverter, Rule
 from ..bodies import Body, etag
 from ..queries import Filters
 from ..refresh.records import as_json
-from ..service import ArtifactCacheService
+from ..service import DAEMON, ArtifactCacheService
 from . import answers, openapi, payloads, problems, rates, schemas
 from .guard import Guard
 from .routes import Route
@@ -26,10 +26,13 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE")
 
 
 def collections() -> ResponseReturnValue:
-    """Every collection with its counts."""
+    """Every collection with its counts; a neighbour is told where they lie, too."""
     schemas.query("none", request.query_string)
-    listed = _service().collection_list()
-    return _send(Body(as_json({"collections": listed}), etag(listed)))
+    guard: Guard = current_app.extensions[ENDPOINT].guard
+    listed = _service().collection_list(with_paths=guard.is_neighbour())
+    response = _send(Body(as_json({"collections": listed}), etag(listed)))
+    response.vary.add("Authorization")
+    return response
 
 
 def artifacts(collection_id: str) -> ResponseReturnValue:
@@ -60,7 +63,12 @@ def sync_artifact(body: Mapping[str, Any]) -> ResponseReturnValue:
 def refresh_metadata(body: Mapping[str, Any]) -> ResponseReturnValue:
     """Read many artifacts again; one bad file never keeps the others from it."""
     service, selection = _service(), payloads.selection(body)
-    options = {"confirm": body.get("confirm"), "force": body["force"], "trigger": "api"}
+    by_daemon = request.user_agent.string.startswith("artifact-cache-daemon/")
+    options = {
+        "confirm": body.get("confirm"),
+        "force": body["force"],
+        "trigger": DAEMON if by_daemon else "api",
+    }
     if "respond-async" in payloads.preferences(request.headers.getlist("Prefer")):
         refresh_id = service.start_refresh(selection, **options)
         if refresh_id is not None:

@@ -6,12 +6,13 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from flask import request
 
-from ..errors import ArtifactCacheError, ForbiddenError, UnauthorizedError
+from ..errors import ArtifactCacheError, ForbiddenError, RateLimitedError, UnauthorizedError
 from ..settings import Settings
 from .rates import Rates
 
@@ -73,6 +74,24 @@ class Guard:
             raise self._refusal(permission, limit, token)
         return body
 
+    def is_neighbour(self) -> bool:
+        """Whether a request comes from this machine and with a token.
+
+        Such a one may be told where the collections lie: it is the daemon's, or somebody's who
+        can see the configuration anyhow.
+        After too many wrong tokens nobody is one for a while.
+        """
+        token = _bearer_token()
+        if token is None or not _is_local():
+            return False
+        try:
+            if self._is_known(token, "sync"):
+                return True
+            self._rates.spend("sync", "wrong token", _address())
+        except RateLimitedError:
+            pass
+        return False
+
     def _is_known(self, token: str, limit: str) -> bool:
         # Wrong tokens are counted by themselves: they must not be guessed quickly, and a flood of
         # requests without any must not keep out those who have one.
@@ -107,6 +126,15 @@ def _digest(token: str) -> bytes:
 
 def _address() -> str:
     return request.remote_addr or "unknown"
+
+
+def _is_local() -> bool:
+    # A request by a Unix socket has no address.
+    address = request.remote_addr
+    try:
+        return not address or ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _refuse_other_sites() -> None:
