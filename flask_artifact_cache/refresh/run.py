@@ -462,6 +462,10 @@ class Run:
             store.verify(connection, found.verified, self.now)
         store.remove(connection, found.removed)
         store.mark_missing(connection, found.missing)
+        if found.waiting or found.removed or found.missing:
+            # The whole was seen with other rows than these: files that go back to what they
+            # were would be taken for unchanged.
+            found.columns.setdefault("evidence", None)
         # One timestamp of the collection verifies all of its rows, if all were.
         verified = {"verified_at": self.now} if found.settled else {}
         recount = bool(found.first or self.report.created or self.report.removed)
