@@ -84,6 +84,7 @@ class Place:
     :ivar entry: the artifact in the manifest of its collection.
     :ivar problems: what was wrong with the manifest's paths.
     :ivar by_content: whether it is an artifact only because of what stands in the file.
+    :ivar is_listed: whether a marketplace makes a plugin of its folder.
     """
 
     type: str
@@ -100,19 +101,21 @@ class Place:
     entry: manifest.Entry | manifest.Server | None = None
     problems: tuple[Problem, ...] = ()
     by_content: bool = False
+    is_listed: bool = False
 
     def stands_alone(self, root_name: str) -> bool:
-        """Whether no file but its own says anything about it.
+        """Whether no file but its own says anything about it, and they about nothing else.
 
         Such a place is found again by :func:`place_again` without a look at anything else.
         """
         return (
             self.type in _BY_PATH
-            and not (self.by_content or self.problems)
+            and not (self.by_content or self.is_listed or self.problems)
             and self.fragment is None
             and self.entry is None
             and self.file == self.path
             and (self.folder is None) == (self.type != "skill")
+            and not (self.folder is not None and _holds_more(self.folder))
             and self.name == _name_of(self.type, self.path, root_name)
         )
 
@@ -136,6 +139,16 @@ class Place:
 
 
 _BY_PATH = ("skill", "command", "agent")
+
+
+def _holds_more(skill: Folder) -> bool:
+    """Whether there may be other artifacts in a skill's folder (R3)."""
+    return any(
+        manifest.NAME in inner.files
+        or inner.name.endswith("-plugin")
+        or (inner is not skill and _skill_file(inner.files, inner.name.lower()) is not None)
+        for inner in skill.walk()
+    )
 
 
 def place_again(
@@ -279,7 +292,10 @@ class _Search:
             marked = above.marked if above.shelved is None else above.shelved
             if owned is None and self.claims:
                 owned = self.claims.on(folder).get(skill)
-            self.add(folder, skill, "skill", here, owned, owns=True, secondary=marked)
+            listed = path in self.claims.listed
+            self.add(
+                folder, skill, "skill", here, owned, owns=True, secondary=marked, is_listed=listed
+            )
             if not folders and len(files) == 1:
                 return
             here = here._replace(type=None, closed=not is_plugin, parent=path or ".")
@@ -451,6 +467,7 @@ class _Search:
         fragment: str | None = None,
         problems: tuple[Problem, ...] = (),
         by_content: bool = False,
+        is_listed: bool = False,
     ) -> None:
         """Note one artifact.
 
@@ -484,6 +501,7 @@ class _Search:
             entry,
             problems,
             by_content,
+            is_listed,
         )
 
     def name(self, folder: Folder, file: str, type_: str, at: _Context) -> str:

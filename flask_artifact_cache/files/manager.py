@@ -177,7 +177,9 @@ class ArtifactManager:
             namespace=namespace,
             parent=parent,
         )
-        return None if place is None else (place, looked_at_ns)
+        if place is None or not place.stands_alone(self.name):
+            return None
+        return place, looked_at_ns
 
     @property
     def name(self) -> str:

@@ -177,9 +177,9 @@ def _described(path: str) -> Iterator[str]:
 
 
 def lone_owners(path: str) -> tuple[list[tuple[str, str]], bool]:
-    """The ``(type, path)`` of each artifact that can own a file by the file's path alone.
+    """The ``(type, path)`` of each artifact that can own a file or folder by its path alone.
 
-    Empty where the file may have a say about what is an artifact at all.
+    Empty where it may have a say about what is an artifact at all.
 
     :returns: also whether one of them has to have this very path.
     """
@@ -189,7 +189,7 @@ def lone_owners(path: str) -> tuple[list[tuple[str, str]], bool]:
     owners = [(type_, path) for type_ in ("skill", "command", "agent")]
     owners += [
         ("skill", f"{folder}/{file}" if folder else file)
-        for folder in parents(path)
+        for folder in (path, *parents(path))
         for file in ("SKILL.md", "skill.md", "Skill.md")
         if f"{folder}/{file}" != path
     ]
