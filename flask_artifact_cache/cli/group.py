@@ -1,0 +1,69 @@
+"""The group of the commands: what goes wrong is one sentence and an exit code.
+
+Exit codes: 0 ok, 1 some artifacts failed, 2 usage, 3 stopped by the mass-loss brake, 4 busy.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from alembic.util import CommandError
+from flask.cli import AppGroup, ScriptInfo
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..database import schema_error
+from ..errors import (
+    ArtifactCacheError,
+    BusyError,
+    ConfigurationError,
+    InvalidRequestError,
+    MassLossError,
+    NotPopulatedError,
+)
+from .output import plain
+
+FAILED, USAGE, BRAKED, BUSY = 1, 2, 3, 4
+
+
+class Group(AppGroup):
+    """A group whose commands end with one sentence and an exit code, not with a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except SQLAlchemyError as error:
+            # The application context of the command has ended with it.
+            with context.ensure_object(ScriptInfo).load_app().app_context():
+                known = schema_error(error)
+            if known is None:
+                raise
+            fail(known)
+        except (ArtifactCacheError, CommandError) as error:
+            fail(error)
+
+
+def fail(error: Exception) -> None:
+    """Say what is wrong, and end with the exit code of it."""
+    click.echo(f"Error: {error}", err=True)
+    for uid, path in getattr(error, "candidates", ()):
+        click.echo(f"  {uid}  {plain(path)}", err=True)
+    sys.exit(exit_code(error))
+
+
+def exit_code(error: Exception) -> int:
+    """What a command ends with after an error."""
+    if isinstance(error, BusyError) and not isinstance(error, NotPopulatedError):
+        return BUSY
+    if isinstance(error, MassLossError):
+        return BRAKED
+    if isinstance(error, (ConfigurationError, InvalidRequestError)):
+        return USAGE
+    return FAILED
+
+
+@click.group("artifact-cache", cls=Group)
+def cli() -> None:
+    """Keep the metadata of artifact files in the database."""

@@ -1,0 +1,47 @@
+"""How the commands show things: as one JSON document, or as lines that cannot steer a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from ..refresh.run import Progress
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def echo_json(value: Any) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(value, ensure_ascii=True, indent=2, default=str))
+
+
+def plain(text: str) -> str:
+    """Text of a file on one line, without what could steer a terminal."""
+    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)
+
+
+def problem(found: dict[str, Any]) -> str:
+    """What is wrong with a file, and where, as a line."""
+    place = (found.get("path"), found.get("line"), found.get("column"))
+    where = ":".join(str(part) for part in place if part)
+    return plain(f"{where}: {found['code']} {found['message']}")
+
+
+@contextmanager
+def progress(collection_id: str, hidden: bool) -> Iterator[Progress | None]:
+    """A progress bar on a terminal; nothing elsewhere."""
+    if hidden or not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=1, label=collection_id, file=sys.stderr) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        yield update
