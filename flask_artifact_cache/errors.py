@@ -167,3 +167,11 @@ class LimiterUnavailableError(BusyError):
 
     code = "limiter_unavailable"
     title = "Requests cannot be counted"
+
+
+class RemoteError(ArtifactCacheError):
+    """Another app that was asked over HTTP cannot be reached, or not understood."""
+
+    code = "remote_failed"
+    status = 502
+    title = "The other app does not answer as it should"

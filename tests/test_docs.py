@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flask_artifact_cache.cli import cli
 from flask_artifact_cache.files.problems import HINTS
 from flask_artifact_cache.settings import DEFAULTS
 from flask_artifact_cache.web.api import ROUTES
@@ -35,6 +36,40 @@ def test_every_route_and_field_is_documented():
         assert f"{route.method} {re.sub('<[^<>]*:', '<', route.rule)}" in table
         for field in route.body().fields if route.body else ():
             assert f"| `{field}` |" in text or f'"{field}"' in text
+
+
+def leaves(group, path=()):
+    """Every command below a group, by the words that it is called by."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from leaves(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+def test_every_command_is_documented_with_its_options_and_nothing_else():
+    text = (ROOT / "docs/commands.md").read_text()
+    _, *sections = re.split(r"^##+ ", text, flags=re.MULTILINE)
+    documented = {
+        match.group(1): {
+            option
+            for row in re.findall(r"^\| (`-.*?) \|", section, re.MULTILINE)
+            for option in re.findall(r"`(--?[a-z-]+)", row)
+        }
+        for section in sections
+        if (match := re.match(r"`(.+)`\n", section))
+    }
+    known = {
+        name: {option for one in command.params for option in one.opts if option.startswith("-")}
+        for name, command in leaves(cli)
+    }
+
+    assert documented == known
+    assert set(re.findall(r"--[a-z][a-z-]*", text)) <= set().union(*known.values())
+    for name, command in leaves(cli):
+        for one in command.params:
+            if one.param_type_name == "argument":
+                assert one.human_readable_name.strip("[].") in text, name
 
 
 def test_the_python_of_the_readme_runs(tmp_path):

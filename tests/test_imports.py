@@ -22,7 +22,7 @@ ROOMS = [
     {"extension"},
     {"web", "cli", "background"},
     {"metrics", "signals"},
-    {"service"},
+    {"service", "remote"},
     {"queries", "statements", "cursors", "bodies", "refresh", "database"},
     {"search", "settings"},
     {"files", "models", "upstream", "freshness"},

@@ -6,7 +6,7 @@ Exit codes: 0 ok, 1 some artifacts failed, 2 usage, 3 stopped by the mass-loss b
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from alembic.util import CommandError
@@ -15,16 +15,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..database import schema_error
 from ..errors import (
+    AmbiguousIdError,
     ArtifactCacheError,
     BusyError,
     ConfigurationError,
+    ForbiddenError,
     InvalidRequestError,
     MassLossError,
     NotPopulatedError,
+    RateLimitedError,
+    UnauthorizedError,
 )
-from .output import plain
+from .output import lines, plain
 
 FAILED, USAGE, BRAKED, BUSY = 1, 2, 3, 4
+_USAGE = (ConfigurationError, InvalidRequestError, UnauthorizedError, ForbiddenError)
 
 
 class Group(AppGroup):
@@ -45,21 +50,30 @@ class Group(AppGroup):
             fail(error)
 
 
-def fail(error: Exception) -> None:
+def fail(error: Exception) -> NoReturn:
     """Say what is wrong, and end with the exit code of it."""
-    click.echo(f"Error: {error}", err=True)
-    for uid, path in getattr(error, "candidates", ()):
-        click.echo(f"  {uid}  {plain(path)}", err=True)
+    text = str(error)
+    # Another app may have said it.
+    click.echo(f"Error: {lines(text)}", err=True)
+    if isinstance(error, AmbiguousIdError):
+        for uid, path in error.candidates:
+            click.echo(f"  {plain(uid)}  {plain(path)}", err=True)
+    if isinstance(error, InvalidRequestError):
+        for field, message in error.errors:
+            if message != text:
+                click.echo(f"  {plain(field)}: {plain(message)}", err=True)
     sys.exit(exit_code(error))
 
 
 def exit_code(error: Exception) -> int:
     """What a command ends with after an error."""
-    if isinstance(error, BusyError) and not isinstance(error, NotPopulatedError):
+    if isinstance(error, NotPopulatedError):
+        return FAILED
+    if isinstance(error, (BusyError, RateLimitedError)):
         return BUSY
     if isinstance(error, MassLossError):
         return BRAKED
-    if isinstance(error, (ConfigurationError, InvalidRequestError)):
+    if isinstance(error, _USAGE):
         return USAGE
     return FAILED
 

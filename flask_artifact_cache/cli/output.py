@@ -25,20 +25,30 @@ def plain(text: str) -> str:
     return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)
 
 
+def lines(text: str) -> str:
+    """As :func:`plain`, but line breaks stay."""
+    return "\n".join(plain(one) for one in text.split("\n"))
+
+
 def problem(found: dict[str, Any]) -> str:
-    """What is wrong with a file, and where, as a line."""
-    place = (found.get("path"), found.get("line"), found.get("column"))
+    """What is wrong with a file or an artifact, and where, as a line."""
+    place = (
+        found.get("collection_id"),
+        found.get("path") or found.get("artifact_id"),
+        found.get("line"),
+        found.get("column"),
+    )
     where = ":".join(str(part) for part in place if part)
-    return plain(f"{where}: {found['code']} {found['message']}")
+    return plain(f"{where}{': ' if where else ''}{found['code']} {found['message']}")
 
 
 @contextmanager
-def progress(collection_id: str, hidden: bool) -> Iterator[Progress | None]:
+def progress(label: str, hidden: bool) -> Iterator[Progress | None]:
     """A progress bar on a terminal; nothing elsewhere."""
     if hidden or not sys.stderr.isatty():
         yield None
         return
-    with click.progressbar(length=1, label=collection_id, file=sys.stderr) as bar:
+    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
 
         def update(done: int, total: int) -> None:
             bar.length = total

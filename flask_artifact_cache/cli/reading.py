@@ -19,6 +19,7 @@ from ..statements import SORTS
 from .group import FAILED, cli
 from .host import only_collection, the_service
 from .output import as_json, echo_json, plain, problem
+from .target import options, target
 
 
 def _filters(function: Callable[..., None]) -> Callable[..., None]:
@@ -83,8 +84,7 @@ def show(artifact_id: str, collection: str | None, as_json: bool) -> None:
     for name, value in found.items():
         if name in ("warnings", "error") or value in (None, [], {}):
             continue
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        click.echo(f"{name}: {plain(text)}")
+        click.echo(f"{name}: {_text(value)}")
     for one in (*found["warnings"], *([found["error"]] if found["error"] else ())):
         click.echo(f"problem: {problem(one)}")
 
@@ -108,6 +108,50 @@ def status(as_json: bool) -> None:
         )
         for found in one["problems"]:
             click.echo(f"  {problem(found)}")
+
+
+@cli.command()
+@click.argument("refresh_id", required=False, metavar="[ID]")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@click.option("--collection", help="Only those of this collection.")
+@as_json
+@options
+def runs(
+    refresh_id: str | None,
+    limit: int,
+    collection: str | None,
+    as_json: bool,
+    api_url: str | None,
+    token_file: Path | None,
+) -> None:
+    """List the last refreshes, the newest first, or show one with its errors."""
+    cache = target(api_url, token_file)
+    if refresh_id is not None:
+        found = cache.run(refresh_id)
+        if as_json:
+            echo_json(found)
+            return
+        for name, value in found.items():
+            if name != "errors" and value not in (None, [], {}):
+                click.echo(f"{name}: {_text(value)}")
+        for error in found["errors"]:
+            click.echo(f"error: {problem(error)}")
+        return
+    listed = cache.runs(limit, collection)
+    if as_json:
+        echo_json({"refreshes": listed})
+        return
+    for one in listed:
+        counts = ", ".join(
+            f"{one[name]} {name}"
+            for name in ("created", "updated", "unchanged", "removed", "quarantined")
+        )
+        click.echo(
+            plain(
+                f"{one['refresh_id']}  {one['started_at']}  {one['outcome']:<18}"
+                f"  {one['trigger']:<8}  {one['collection_id'] or 'several'}: {counts}"
+            )
+        )
 
 
 @cli.command(with_appcontext=False)
@@ -140,3 +184,8 @@ def lint(path: Path, as_json: bool) -> None:
             err=True,
         )
     sys.exit(FAILED if errors else 0)
+
+
+def _text(value: object) -> str:
+    """A value of a field on one line."""
+    return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
