@@ -329,7 +329,7 @@ def test_the_log_tells_the_figures(empty_app, populate, caplog):
         populate(empty_app)
 
     started, finished = (record.getMessage() for record in caplog.records)
-    assert started == "populate of collection 'work' started"
+    assert started == "refresh of collection 'work' started (populate)"
     assert "created=6 updated=0 unchanged=0 removed=0" in finished
     assert "quarantined=0" in finished
     assert caplog.records[1].artifact_cache["fields_populated"] > 30
@@ -652,3 +652,21 @@ def test_a_folder_that_comes_back_as_it_was_is_available_again(
 
         assert (report.unchanged, report.outcome) == (6, "succeeded")
         assert [one["path_available"] for one in service.status()] == [True]
+
+
+def test_a_confirmation_is_good_for_once(make_app, sqlite_url, collection, populate):
+    for number in range(40):
+        collection.skill(f"skill-{number}")
+    app = make_app(sqlite_url, {"work": collection.root})
+    populate(app)
+    for number in range(15):
+        shutil.rmtree(collection.root / "skills" / f"skill-{number}")
+    braked = populate(app)
+    assert populate(app, confirm=braked.refresh_id).removed == 15
+
+    for number in range(15, 30):
+        shutil.rmtree(collection.root / "skills" / f"skill-{number}")
+
+    with pytest.raises(InvalidRequestError, match="no run waits"):
+        populate(app, confirm=braked.refresh_id)
+    assert populate(app).withheld == 15

@@ -80,6 +80,12 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """As it is served: counts are summed up, errors say of which collection they are."""
         several = len(self.reports) > 1
+        # An id is unknown only if no collection knows it.
+        unknown = [
+            {error["artifact_id"] for error in report.errors if "artifact_id" in error}
+            for report in self.reports
+        ]
+        elsewhere = set().union(*unknown) - set.intersection(*unknown) if several else set()
 
         def total(name: str) -> int:
             return sum(getattr(report, name) for report in self.reports)
@@ -93,6 +99,7 @@ class Result:
                 {"collection_id": report.collection_id, **error} if several else error
                 for report in self.reports
                 for error in report.errors
+                if error.get("artifact_id") not in elsewhere
             ],
             "duration_seconds": round(sum(one.duration_seconds for one in self.reports), 3),
         }

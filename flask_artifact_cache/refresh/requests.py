@@ -87,8 +87,13 @@ class Refresher:
         :raises InvalidRequestError: if there is no such run to confirm.
         """
         request = runs.request_key(order.selection, force=order.force, confirm=order.confirm)
-        with self.transactions.write() as connection:
+        with self.transactions.read() as connection:
             self._check(connection, order)
+            missing = store.missing(connection, list(self.managers))
+        for one in missing:
+            with self.transactions.write() as connection:
+                store.ensure_collection(connection, one)
+        with self.transactions.write() as connection:
             runs.lock(connection, list(self.managers))
             joined = runs.join(connection, request) if self.joins else None
             if joined is not None:
@@ -165,7 +170,7 @@ class Refresher:
                 # It never began.
                 with self.transactions.write() as connection:
                     runs.forget(connection, report.refresh_id, collection_id)
-                log.info("%s of collection '%s' gave way: %s", order.trigger, collection_id, error)
+                log.info("refresh of collection '%s' gave way: %s", collection_id, error)
                 raise
             self._fail(run.report, error, lease, started)
             _log_end(order.trigger, run.report)
@@ -269,9 +274,9 @@ def _raise(error: Mapping[str, Any]) -> None:
 
 def _log_start(trigger: str, report: Report) -> None:
     log.info(
-        "%s of collection '%s' started",
-        trigger,
+        "refresh of collection '%s' started (%s)",
         report.collection_id,
+        trigger,
         extra={
             "artifact_cache": {"collection": report.collection_id, "run": report.refresh_id},
         },
@@ -294,10 +299,10 @@ def _log_end(trigger: str, report: Report) -> None:
     }
     log.log(
         logging.INFO if report.outcome == SUCCEEDED else logging.WARNING,
-        "%s of collection '%s' %s: %s",
-        trigger,
+        "refresh of collection '%s' %s (%s): %s",
         report.collection_id,
         report.outcome,
+        trigger,
         " ".join(f"{name}={value}" for name, value in figures.items()),
         extra={
             "artifact_cache": {

@@ -468,6 +468,8 @@ class Run:
             found.columns.setdefault("evidence", None)
         # One timestamp of the collection verifies all of its rows, if all were.
         verified = {"verified_at": self.now} if found.settled else {}
+        if found.settled and not self.report.withheld:
+            runs.supersede(connection, collection_id)
         recount = bool(found.first or self.report.created or self.report.removed)
         store.publish(connection, collection_id, recount=recount, **verified, **found.columns)
 

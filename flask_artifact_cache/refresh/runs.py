@@ -23,6 +23,8 @@ from .report import COUNTS, FAILED, NEEDS_CONFIRMATION, PARTIAL, SUCCEEDED, Repo
 from .selection import Selection
 
 QUEUED, RUNNING = "queued", "running"
+# What was held back then has been confirmed or has come back since.
+SUPERSEDED = "superseded"
 # How long what came of a run can be looked up.
 KEPT = timedelta(days=7)
 
@@ -60,9 +62,7 @@ def join(connection: Connection, request: str) -> str | None:
 
 
 def lock(connection: Connection, collections: Sequence[str]) -> None:
-    """Make sure that the collections have their rows, and let nobody else at them."""
-    for one in sorted(collections):
-        store.ensure_collection(connection, one)
+    """Let nobody else at the collections."""
     connection.execute(
         select(Collection.id)
         .where(Collection.id.in_(collections))
@@ -83,11 +83,19 @@ def queue(
     joinable: bool,
 ) -> None:
     """Write down that a run is to begin, and forget those of long ago."""
-    connection.execute(
-        delete(RefreshRun).where(
+    # Looked for first: to delete a range locks the gaps in it, and two that insert into each
+    # other's gaps wait for each other (InnoDB).
+    old = connection.scalars(
+        select(RefreshRun.id).where(
             RefreshRun.collection_id.in_(collections), RefreshRun.started_at < now - KEPT
         )
-    )
+    ).all()
+    for batch in store.batches(old):
+        connection.execute(
+            delete(RefreshRun).where(
+                RefreshRun.id.in_(batch), RefreshRun.collection_id.in_(collections)
+            )
+        )
     alive_until_ms = connection.scalar(select(now_ms(connection) + LEASE_MS))
     connection.execute(
         insert(RefreshRun),
@@ -194,6 +202,15 @@ def reports(connection: Connection, refresh_id: str) -> list[Report] | None:
     return found
 
 
+def supersede(connection: Connection, collection_id: str) -> None:
+    """Let nobody confirm any more what earlier runs have held back: it is settled."""
+    connection.execute(
+        update(RefreshRun)
+        .where(RefreshRun.collection_id == collection_id, RefreshRun.outcome == NEEDS_CONFIRMATION)
+        .values(outcome=SUPERSEDED)
+    )
+
+
 def withheld(connection: Connection, refresh_id: str, collection_id: str) -> int | None:
     """How many removals of a collection wait for a confirmation by this id; None if it has none."""
     return connection.scalar(
@@ -244,7 +261,7 @@ def one(connection: Connection, refresh_id: str) -> dict[str, Any] | None:
 
 
 # Of a run of several collections, what stands first here is said of the whole.
-_OUTCOMES = (RUNNING, QUEUED, FAILED, NEEDS_CONFIRMATION, PARTIAL, SUCCEEDED)
+_OUTCOMES = (RUNNING, QUEUED, FAILED, NEEDS_CONFIRMATION, SUPERSEDED, PARTIAL, SUCCEEDED)
 
 
 def _described(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, Any]]:

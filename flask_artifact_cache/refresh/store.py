@@ -41,8 +41,18 @@ def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
         yield batch
 
 
+def missing(connection: Connection, collections: Sequence[str]) -> list[str]:
+    """Those of the collections that have no row yet."""
+    found = set(connection.scalars(select(Collection.id).where(Collection.id.in_(collections))))
+    return [one for one in collections if one not in found]
+
+
 def ensure_collection(connection: Connection, collection_id: str) -> None:
-    """Make sure that the collection has its row; somebody else may be making it right now."""
+    """Make sure that the collection has its row; somebody else may be making it right now.
+
+    In a transaction of its own, where there may be others: whoever finds that another one has
+    just inserted the row holds a lock on it that gets in the way of the next one (InnoDB).
+    """
     if connection.scalar(select(Collection.id).where(Collection.id == collection_id)) is None:
         with suppress(IntegrityError), connection.begin_nested():
             connection.execute(

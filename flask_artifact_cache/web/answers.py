@@ -223,7 +223,10 @@ class RefreshSummary(Schema):
     filters = fields.Dict(required=True, metadata={"description": "What it was narrowed to."})
     outcome = _text(
         validate=validate.OneOf(
-            ("queued", "running", "succeeded", "partial", "needs_confirmation", "failed")
+            (
+                *("queued", "running", "succeeded", "partial", "failed"),
+                *("needs_confirmation", "superseded"),
+            )
         )
     )
     started_at = _time()
