@@ -18,13 +18,14 @@ from pathlib import Path
 
 import flask_artifact_cache
 
-from . import files, floor, reading
+from . import files, floor, reading, refreshing
 from .measure import Row, table
 from .workspace import FULL, QUICK, Workspace
 
 BENCHMARKS: dict[str, Callable[[Workspace], list[Row]]] = {
     "populate": files.populate,
     "growth": files.growth,
+    "refresh": refreshing.refresh,
     "pages": reading.pages,
     "filters": reading.filters,
     "search": reading.search,

@@ -37,7 +37,7 @@ def populate(root: Path, database: Path) -> int:
 
 def _rows(root: Path) -> Iterator[tuple[Any, ...]]:
     parse = _events if LOADER is None else _load
-    for path, info in _walk(root):
+    for path, info in walk(root):
         handle = os.open(path, os.O_RDONLY)
         data = os.read(handle, 1 << 16)
         os.close(handle)
@@ -52,7 +52,8 @@ def _rows(root: Path) -> Iterator[tuple[Any, ...]]:
         )
 
 
-def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+def walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Every ``SKILL.md`` below ``root``, with one stat each."""
     stack = [os.fspath(root)]
     while stack:
         with os.scandir(stack.pop()) as entries:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -18,6 +20,7 @@ class Scale:
     :ivar rounds: of requests; a ratio is the median over them.
     :ivar populate_rounds: of populating ``middle`` artifacts.
     :ivar growth_rounds: of populating ``large`` artifacts.
+    :ivar refresh_rounds: of refreshing each size.
     """
 
     small: int
@@ -26,10 +29,23 @@ class Scale:
     rounds: int
     populate_rounds: int
     growth_rounds: int
+    refresh_rounds: int
 
 
-FULL = Scale(1_000, 10_000, 100_000, rounds=30, populate_rounds=7, growth_rounds=3)
-QUICK = Scale(200, 500, 1_000, rounds=5, populate_rounds=3, growth_rounds=2)
+FULL = Scale(
+    *(1_000, 10_000, 100_000),
+    rounds=30,
+    populate_rounds=7,
+    growth_rounds=3,
+    refresh_rounds=15,
+)
+QUICK = Scale(
+    *(200, 500, 1_000),
+    rounds=5,
+    populate_rounds=3,
+    growth_rounds=2,
+    refresh_rounds=3,
+)
 
 
 @dataclass(slots=True)
@@ -58,6 +74,16 @@ class Workspace:
         if size not in self._databases:
             self.populate(size)
         return self._databases[size]
+
+    def copy(self, size: int) -> Path:
+        """A copy of :meth:`database`, to be changed."""
+        database = self.new_database()
+        with (
+            closing(sqlite3.connect(self.database(size))) as source,
+            closing(sqlite3.connect(database)) as target,
+        ):
+            source.backup(target)
+        return database
 
     def populate(self, size: int) -> job.Job:
         """Read the collection of ``size`` artifacts into a new database, and keep that."""
