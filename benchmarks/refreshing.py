@@ -110,7 +110,7 @@ def _rounds(root: Path, database: Path, rounds: int) -> dict[str, list[float]]:
     app, cache = create_app(database, root)
     files = [path for path, _ in floor.walk(root)]
     chance = random.Random(len(files))
-    numbers = count()
+    numbers = count(time.time_ns() // 1_000_000_000)  # none that an earlier run has left
     times: dict[str, list[float]] = {kind: [] for kind in (FLOOR, UNCHANGED, ONE, MANY, PATHS)}
 
     def edited(wanted: int) -> list[str]:
@@ -162,7 +162,7 @@ def _edit(path: Path, number: int) -> None:
     start = text.index(b"\ndescription: ") + 1
     end = text.index(b"\n", start)
     words = text[start:end].split(b" edit")[0]
-    new = b"%s%s edit%06d%s" % (text[:start], words, number, text[end:])
+    new = b"%s%s edit%d%s" % (text[:start], words, number, text[end:])
     path.write_bytes(new[: len(text) - 1] + b"\n")
 
 

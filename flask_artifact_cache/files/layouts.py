@@ -30,7 +30,7 @@ from . import frontmatter, manifest, servers
 from .claims import SERVER_FILES, Claim, Claims, Part
 from .problems import Problem, UnreadableError
 from .reading import Reader
-from .walk import Evidence, Folder, Tree, digest, settled, shown
+from .walk import Evidence, Folder, Tree, described, settled, shown
 
 # R4. Singular forms and "workflows" only add false hits.
 CONTAINERS = {
@@ -134,8 +134,9 @@ class Place:
         alone = isinstance(self.entry, manifest.Server)
         evidence = None if alone else self.folder or self.evidence
         around = (self.plugin, self.secondary, self.namespace, self.parent, self.entry)
-        text = f"{digest(evidence) if evidence else ''}{around}{self.problems}"
-        return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+        text = f"{described(evidence) if evidence else ''}\0{around}{self.problems}"
+        # Names that are not UTF-8 hold surrogates, and each has to count.
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 _BY_PATH = ("skill", "command", "agent")
@@ -258,6 +259,7 @@ class _Search:
         self, tree: Tree, read: Reader, types: Mapping[str, str], manifests: manifest.Manifests
     ) -> None:
         self.tree = tree
+        self.root_name = tree.name
         self.read = read
         self.claims = Claims(tree, read, manifests)
         configured = {key.removeprefix("./").strip("/"): types[key] for key in types}
@@ -515,8 +517,8 @@ class _Search:
                 path = path.rpartition("/")[0]
             while path and path.rpartition("/")[2].startswith("."):
                 path = path.rpartition("/")[0]
-            return shown(path.rpartition("/")[2] or self.tree.name)
-        return _name_of(type_, folder.join(file), self.tree.name)
+            return shown(path.rpartition("/")[2] or self.root_name)
+        return _name_of(type_, folder.join(file), self.root_name)
 
 
 def _skill_file(files: Mapping[str, Evidence], lowered: str) -> str | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
@@ -30,6 +31,8 @@ from .transactions import Transactions
 RENEW_S = 20.0  # a third of the lease
 # More paths than this are looked for in all of the collection.
 MAX_LONE_PATHS = 100
+
+_VALUES = itemgetter(*FIELDS)
 
 Progress = Callable[[int, int], None]
 Observe = Callable[[Change], None]
@@ -361,6 +364,7 @@ class Run:
         with self.transactions.read() as connection:
             rows = store.stored(connection, list(records))
         changes = []
+        root_name = self.manager.name
         for identity, (one, place) in records.items():
             stored = rows.get(identity)
             if stored is None and not chosen.record(one):
@@ -371,7 +375,7 @@ class Run:
                 stored,
                 is_uncertain(place.path),
                 place.digest() if place.settled(looked_at_ns) else None,
-                place.stands_alone(self.manager.name),
+                place.stands_alone(root_name),
             )
             changes.append(change)
             found.add(change)
@@ -384,8 +388,8 @@ class Run:
         report.created += change.kind == CREATED
         report.updated += change.kind == UPDATED
         report.unchanged += change.kind == UNCHANGED
-        columns = change.record.columns
-        report.fields_populated += sum(1 for name in FIELDS if columns[name] not in (None, []))
+        values = _VALUES(change.record.columns)
+        report.fields_populated += len(values) - values.count(None) - values.count([])
         if change.record.error is not None:
             report.quarantined += 1
             report.errors.append(as_dict(change.record.error))

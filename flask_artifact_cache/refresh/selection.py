@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..files.layouts import Place
 from ..files.walk import shown
 from ..freshness import CLOCK_TOLERANCE, INVALIDATED, OK, verified
+from ..models import utc
 from .records import Record, facet_value
 
 
@@ -48,7 +49,11 @@ class Selection:
 
 
 class Known(NamedTuple):
-    """A row of a collection, as far as a refresh decides about it without its file."""
+    """A row of a collection, as far as a refresh decides about it without its file.
+
+    :ivar synced_at: as the driver gives it: to convert all of them would take longer than to
+        compare all rows, and few refreshes ask for it. See :func:`models.utc`.
+    """
 
     id: int
     uid: str
@@ -57,7 +62,7 @@ class Known(NamedTuple):
     name: str = ""
     condition: str = OK
     evidence: str | None = None
-    synced_at: datetime | None = None
+    synced_at: datetime | str | None = None
 
 
 class Chosen:
@@ -118,7 +123,8 @@ class Chosen:
     def _is_old(self, row: Known, minutes: float) -> bool:
         if row.condition == INVALIDATED:
             return True
-        at = verified(row.synced_at, self._verified_at)
+        synced_at = None if row.synced_at is None else utc(row.synced_at)
+        at = verified(synced_at, self._verified_at)
         if at is None or at > self._now + CLOCK_TOLERANCE:
             return True
         return at <= self._now - timedelta(minutes=minutes)

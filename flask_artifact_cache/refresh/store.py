@@ -16,8 +16,20 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.types import NullType
 
 from .. import search
 from ..freshness import CONDITIONS, INVALIDATED, MISSING, OK, QUARANTINED
@@ -110,14 +122,14 @@ _KNOWN = (
     Artifact.name,
     Artifact.condition,
     Artifact.evidence,
-    Artifact.synced_at,
+    type_coerce(Artifact.synced_at, NullType()),
 )
 
 
 def known(connection: Connection, collection_id: str) -> list[Known]:
     """Every row of the collection, as far as a refresh decides about it without its file."""
     rows = connection.execute(select(*_KNOWN).where(Artifact.collection_id == collection_id))
-    return [Known(*row) for row in rows]
+    return [Known._make(row) for row in rows.all()]
 
 
 def known_by_uid(connection: Connection, uids: Sequence[str]) -> dict[str, tuple[Known, bool]]:
