@@ -239,7 +239,8 @@ class Run:
                 found.settled = True
             else:
                 chosen = self._chosen(connection, head)
-                known = store.known(connection, collection_id)
+                with uncollected():
+                    known = store.known(connection, collection_id)
                 rows = list(filter(chosen.row, known))
                 report.skipped = len(known) - len(rows)
                 report.unchanged = len(rows)
@@ -255,19 +256,20 @@ class Run:
     def _compared(self, scan: Scan, head: store.Head, force: bool, confirmed: int) -> _Found:
         """Hold all that was seen against all that is known, and open what differs."""
         collection_id, report = self.report.collection_id, self.report
-        with self.transactions.read() as connection:
+        with uncollected(), self.transactions.read() as connection:
             known = store.known(connection, collection_id)
             chosen = self._chosen(connection, head)
         made: Plan[Place]
         if known:
-            made = plan(
-                {uid(collection_id, place.type, place.path): place for place in scan.places},
-                known,
-                digest=Place.digest,
-                chosen=chosen.row,
-                may_be_chosen=chosen.place,
-                force=force,
-            )
+            with uncollected():
+                made = plan(
+                    {uid(collection_id, place.type, place.path): place for place in scan.places},
+                    known,
+                    digest=Place.digest,
+                    chosen=chosen.row,
+                    may_be_chosen=chosen.place,
+                    force=force,
+                )
         else:
             made = Plan(read=scan.places)
         report.errors += [as_dict(one) for one in scan.problems if one.code.startswith("E_")]
