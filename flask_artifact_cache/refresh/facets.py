@@ -36,7 +36,8 @@ Value = tuple[str, str, str]  # collection id, facet, folded value
 
 def add(connection: Connection, members: Sequence[str], rows: Sequence[tuple[int, Record]]) -> None:
     """Insert the facets of new artifacts, given as ``(id, record)``."""
-    added = _rows(members, rows)
+    # In the order of the key: neighbours go into the same pages.
+    added = sorted(_rows(members, rows))
     insert_rows(connection, _FACET, added)
     _move(connection, Counter(row[:3] for row in added))
 
