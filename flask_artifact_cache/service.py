@@ -373,6 +373,8 @@ class ArtifactCacheService:
                         found = store.uids_of(connection, one, artifact_ids)
                         unknown -= found.keys()
                         uids = sorted({uid for uids_ in found.values() for uid in uids_})
+                    # As a refresh does it, or the two could wait for each other.
+                    store.gathering(connection, except_=one)
                     changed = store.invalidate(connection, one, uids)
                     if changed:
                         store.publish(connection, one, recount=False)
