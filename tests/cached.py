@@ -63,7 +63,7 @@ class Cache:
 
     def rows(self, *columns):
         with self.engine.connect() as connection:
-            return connection.execute(sa.select(*columns).order_by(Artifact.path)).all()
+            return connection.execute(sa.select(*columns)).all()
 
     def of_each(self, column):
         """What a column says of each artifact, by path."""
