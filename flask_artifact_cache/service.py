@@ -37,7 +37,7 @@ from .refresh.records import as_json
 from .refresh.report import Report, Result, Synced
 from .refresh.requests import Refresher
 from .refresh.run import Order, Progress, utc_now
-from .refresh.selection import Selection
+from .refresh.selection import Known, Selection
 from .refresh.transactions import Transactions, in_session, on_engine
 from .settings import DEFAULTS, Settings
 
@@ -304,11 +304,9 @@ class ArtifactCacheService:
             known = [row for row, _ in store.known_by_uid(connection, list(uids)).values()]
         if len(known) > 1:
             raise _ambiguous(artifact_id, [(row.uid, row.path) for row in known])
-        called = f"{known[0].type}:{known[0].name}" if known else artifact_id
-        for one, wanted in [(uids[row.uid], row.uid) for row in known] or [
-            (one, artifact_id) for one in managers
-        ]:
-            found = self._sync(one, managers[one], wanted, called, trigger)
+        row = known[0] if known else None
+        for one in managers if row is None else [uids[row.uid]]:
+            found = self._sync(one, managers[one], artifact_id, row, trigger)
             if found is not None:
                 return found
         if known:
@@ -316,8 +314,14 @@ class ArtifactCacheService:
         raise NotFoundError(f"there is no artifact '{artifact_id}'")
 
     def _sync(
-        self, collection_id: str, manager: ArtifactManager, wanted: str, called: str, trigger: str
+        self,
+        collection_id: str,
+        manager: ArtifactManager,
+        artifact_id: str,
+        row: Known | None,
+        trigger: str,
     ) -> Synced | None:
+        wanted = artifact_id if row is None else row.uid
         changes: list[Change] = []
 
         def observe(change: Change) -> None:
@@ -334,8 +338,8 @@ class ArtifactCacheService:
             )
         report.raise_if_withheld()
         synced_at = freshness.isoformat(self._clock())
-        if report.removed:
-            return Synced(called, collection_id, synced_at, (), "removed")
+        if not changes and report.removed and row is not None:
+            return Synced(row.artifact_id, collection_id, synced_at, (), "removed")
         if len(changes) > 1:
             candidates = [(one.record.uid, one.record.columns["path"]) for one in changes]
             raise _ambiguous(wanted, candidates)
@@ -373,8 +377,6 @@ class ArtifactCacheService:
                         found = store.uids_of(connection, one, artifact_ids)
                         unknown -= found.keys()
                         uids = sorted({uid for uids_ in found.values() for uid in uids_})
-                    # As a refresh does it, or the two could wait for each other.
-                    store.gathering(connection, except_=one)
                     changed = store.invalidate(connection, one, uids)
                     if changed:
                         store.publish(connection, one, recount=False)

@@ -194,6 +194,23 @@ def test_a_sync_looks_in_every_collection_and_only_where_it_is_told(
         ask(app, "sync_artifact", "skill:diary", "nowhere")
 
 
+def test_a_sync_before_the_first_populate_tells_of_the_artifact_that_was_meant(
+    make_app, sqlite_url, sample
+):
+    app = make_app(sqlite_url, {"work": sample.root})
+
+    def kill(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(app, "populate", "work", progress=kill)
+    shutil.rmtree(sample.root / "skills/csv")
+    sample.skill("new")
+
+    assert ask(app, "sync_artifact", "skill:new").status == "created"
+    assert row(app, "skills/csv/SKILL.md") is None
+
+
 # --- many ----------------------------------------------------------------------------------------
 
 BROKEN = {

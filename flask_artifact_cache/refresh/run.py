@@ -415,7 +415,7 @@ class Run:
         asked = self.order.selection.artifact_ids
         if not asked:
             return
-        known = {name for row in rows for name in (row.uid, f"{row.type}:{row.name}")}
+        known = {name for row in rows for name in (row.uid, row.artifact_id)}
         self.report.errors += [
             {"artifact_id": one, "code": NotFoundError.code, "message": "there is no such artifact"}
             for one in asked

@@ -64,6 +64,11 @@ class Known(NamedTuple):
     evidence: str | None = None
     synced_at: datetime | str | None = None
 
+    @property
+    def artifact_id(self) -> str:
+        """``type:name``, which several may share."""
+        return f"{self.type}:{self.name}"
+
 
 class Chosen:
     """Says of rows and files whether a selection means them.
@@ -94,7 +99,7 @@ class Chosen:
         asked = self.selection
         if asked.types and row.type not in asked.types:
             return False
-        if self._ids and not {row.uid, f"{row.type}:{row.name}"} & self._ids:
+        if self._ids and not {row.uid, row.artifact_id} & self._ids:
             return False
         if asked.tags and row.id not in self._tagged:
             return False
