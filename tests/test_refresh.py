@@ -328,6 +328,14 @@ def test_every_filter_alone_and_in_pairs(varied, collection, clock, edited):
             assert set(seen) <= ({"agents/a9.md"} & expected if edited else set()), names
 
 
+def test_an_id_that_another_filter_leaves_out_is_no_mistake(cache):
+    report = cache.refresh(artifact_ids=["skill:pdf"], types=["agent"])
+    assert (report.errors, report.skipped) == ([], 6)
+    report = cache.refresh(artifact_ids=["skill:pdf", "skill:nothing"], types=["agent"])
+    assert [one["artifact_id"] for one in report.errors] == ["skill:nothing"]
+    assert report.outcome == "succeeded"
+
+
 AGENT = "---\nname: loose\ndescription: x\ntools: Read\n---\n"
 
 

@@ -235,7 +235,7 @@ class Run:
             if self.order.selection.is_everything:
                 report.unchanged = store.owned(connection, collection_id, head)
                 errors = store.errors(connection, collection_id)
-                rows = []
+                known = []
                 found.settled = True
             else:
                 chosen = self._chosen(connection, head)
@@ -250,7 +250,7 @@ class Run:
         report.quarantined = len(errors)
         report.errors += [one for one in problems if one["code"].startswith("E_")] + errors
         self._judge(complete=True)
-        self._not_found(rows, ())
+        self._not_found(known, ())
         return found
 
     def _compared(self, scan: Scan, head: store.Head, force: bool, confirmed: int) -> _Found:
@@ -298,7 +298,7 @@ class Run:
             found.uncertain or lost.hidden or lost.emptied or report.skipped
         )
         self._judge(complete)
-        self._not_found(filter(chosen.row, known), opened)
+        self._not_found(known, opened)
         found.columns = {
             "path_available": not lost.emptied,
             "problems": [as_dict(problem) for problem in scan.problems],
