@@ -336,6 +336,17 @@ def test_an_id_that_another_filter_leaves_out_is_no_mistake(cache):
     assert report.outcome == "succeeded"
 
 
+def test_filters_hold_in_a_collection_that_was_empty(engine, collection):
+    cache = Cache(engine, collection.root)
+    cache.refresh()
+    collection.skill("one")
+    collection.write("commands/two.md", "Two.\n")
+    collection.write("commands/three.md", "Three.\n")
+
+    assert counts(cache.refresh(types=["skill"])) == {"created": 1, "skipped": 2}
+    assert counts(cache.refresh(paths=["commands/two.md"])) == {"created": 1, "skipped": 2}
+
+
 AGENT = "---\nname: loose\ndescription: x\ntools: Read\n---\n"
 
 

@@ -259,8 +259,9 @@ class Run:
         with uncollected(), self.transactions.read() as connection:
             known = store.known(connection, collection_id)
             chosen = self._chosen(connection, head)
+        found = _Found(first=not head.revision)
         made: Plan[Place]
-        if known:
+        if known or not found.first:
             with uncollected():
                 made = plan(
                     {uid(collection_id, place.type, place.path): place for place in scan.places},
@@ -274,7 +275,6 @@ class Run:
             made = Plan(read=scan.places)
         report.errors += [as_dict(one) for one in scan.problems if one.code.startswith("E_")]
         report.skipped += made.skipped
-        found = _Found(first=not head.revision)
         opened = self._read(made.read, found, chosen, scan.tree.looked_at_ns, scan.is_uncertain)
         self._agree(made.agree, found)
         lost = losses(
