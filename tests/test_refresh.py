@@ -16,6 +16,7 @@ from flask_artifact_cache.errors import (
     AmbiguousIdError,
     MassLossError,
     NotFoundError,
+    RootUnavailableError,
 )
 from flask_artifact_cache.models import Artifact, Collection, CollectionArtifact, RefreshRun
 from flask_artifact_cache.refresh.selection import Selection
@@ -393,6 +394,35 @@ def test_invalidated_rows_are_read_and_no_others(make_app, sqlite_url, sample):
 
 
 # --- nothing is lost -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [{}, {"paths": ["skills/pdf/SKILL.md"]}, {"force": True}])
+def test_a_folder_that_is_not_there_or_empty_loses_nothing(cache, sample, tmp_path, order):
+    before = contents(cache.engine)
+    sample.root.rename(tmp_path / "away")
+    with pytest.raises(RootUnavailableError):
+        cache.refresh(**order)
+    assert contents(cache.engine) == before
+    assert cache.rows(Collection.path_available)[0] == (False,)
+    (tmp_path / "away").rename(sample.root)
+    cache.refresh(**order)
+    assert cache.rows(Collection.path_available)[0] == (True,)
+    sample.root.rename(tmp_path / "away")
+
+    sample.root.mkdir()
+    assert cache.refresh(**order).outcome == "needs_confirmation"
+    assert contents(cache.engine) == before
+
+    sample.root.rmdir()
+    sample.root.write_text("a file now")
+    with pytest.raises(RootUnavailableError):
+        cache.refresh(**order)
+    sample.root.unlink()
+    (tmp_path / "away").rename(sample.root)
+
+    assert cache.refresh().unchanged == 6
+    assert contents(cache.engine) == before
+    assert cache.rows(Collection.path_available)[0] == (True,)
 
 
 @pytest.fixture
