@@ -628,11 +628,13 @@ def test_an_unreadable_folder_says_nothing_about_the_others(make_app, sqlite_url
         (root / "skills" / "shut").chmod(0)
         (root / "skills" / "edited" / "SKILL.md").unlink()
         report = run()
+        conditions = {row.name: row.condition for (row,) in rows(app, sa.select(Artifact))}
         (root / "skills" / "shut").chmod(0o755)
+        mended = run()
 
-    assert (report.removed, report.outcome) == (1, "partial")
-    conditions = {row.name: row.condition for (row,) in rows(app, sa.select(Artifact))}
-    assert conditions == {"shut": "missing", "open": "ok"}
+    assert (report.removed, report.outcome) == (0, "partial")
+    assert conditions == {"shut": "missing", "open": "ok", "edited": "missing"}
+    assert (mended.removed, mended.outcome) == (1, "succeeded")
 
 
 def test_a_folder_that_comes_back_as_it_was_is_available_again(

@@ -454,6 +454,19 @@ def test_losses_that_are_told_one_by_one_are_as_unbelievable(fifty, collection):
     assert counts(fifty.refresh(confirm=report.refresh_id)) == {"removed": 11, "unchanged": 39}
 
 
+def test_what_was_withheld_of_a_part_is_confirmed_for_that_part(fifty, collection):
+    lose(collection, *range(20))
+    part = {"paths": ["skills/skill-00/SKILL.md", "skills/skill-01/SKILL.md"]}
+    report = fifty.refresh(**part)
+    assert report.withheld == 2
+
+    assert fifty.refresh(confirm=report.refresh_id).withheld == 20
+    confirmed = fifty.refresh(confirm=report.refresh_id, **part)
+
+    assert (confirmed.removed, confirmed.withheld, confirmed.outcome) == (2, 0, "succeeded")
+    assert len(fifty.names()) == 48
+
+
 def test_more_losses_than_were_confirmed_need_another_confirmation(fifty, collection):
     lose(collection, *range(11))
     first = fifty.refresh()

@@ -19,7 +19,8 @@ ALWAYS_ALLOWED = 10
 class Losses:
     """What is no longer on the disk.
 
-    :ivar gone: the rows whose artifacts are not there any more.
+    :ivar gone: the rows that are meant and whose artifacts are not there any more.
+    :ivar others: how many are gone as well, and not meant.
     :ivar hidden: how many rows nothing can be said of.
     :ivar withheld: whether the removal waits for a confirmation.
     :ivar emptied: whether the folder is empty all of a sudden, which is more likely a missing
@@ -27,6 +28,7 @@ class Losses:
     """
 
     gone: list[Known]
+    others: int
     hidden: int
     withheld: bool
     emptied: bool
@@ -40,6 +42,7 @@ def losses(
     is_empty: bool,
     percent: float,
     confirmed: int,
+    chosen: Callable[[Known], bool] = lambda _: True,
 ) -> Losses:
     """Judge what was known and is not seen any more.
 
@@ -50,15 +53,18 @@ def losses(
     :param is_empty: whether the folder holds no file at all.
     :param percent: of the known artifacts; losing more at once needs a confirmation.
     :param confirmed: how many removals somebody has seen and agreed to.
+    :param chosen: whether a refresh is about a row; what is confirmed are removals of these.
     """
-    gone = [row for row in absent if not is_hidden(row.path)]
-    emptied = is_empty and bool(gone)
-    unbelievable = emptied or is_mass_loss(len(gone), known, percent)
+    lost = [row for row in absent if not is_hidden(row.path)]
+    gone = [row for row in lost if chosen(row)]
+    emptied = is_empty and bool(lost)
+    unbelievable = emptied or is_mass_loss(len(lost), known, percent)
     return Losses(
         gone=gone,
-        hidden=len(absent) - len(gone),
+        others=len(lost) - len(gone),
+        hidden=len(absent) - len(lost),
         withheld=unbelievable and len(gone) > confirmed,
-        emptied=emptied and len(gone) > confirmed,
+        emptied=emptied and len(lost) > confirmed,
     )
 
 

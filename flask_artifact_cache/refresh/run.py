@@ -284,16 +284,19 @@ class Run:
             is_empty=scan.is_empty,
             percent=self.order.mass_loss_percent,
             confirmed=confirmed,
+            chosen=chosen.row,
         )
-        gone = [row.id for row in lost.gone if chosen.row(row)]
-        report.skipped += len(lost.gone) - len(gone)
-        report.withheld = len(gone) if lost.withheld else 0
-        report.removed = 0 if lost.withheld else len(gone)
-        if not lost.withheld:
+        complete = scan.complete and not found.vanished
+        gone = [row.id for row in lost.gone]
+        report.skipped += lost.others
+        if lost.withheld:
+            report.withheld = len(gone)
+        if complete and not lost.withheld:
             found.removed = gone
         elif not lost.emptied:
+            # Out of sight, but nothing is removed on the word of a look that was not whole.
             found.missing = gone
-        complete = scan.complete and not found.vanished
+        report.removed = len(found.removed)
         found.settled = complete and not (
             found.uncertain or lost.hidden or lost.emptied or report.skipped
         )
