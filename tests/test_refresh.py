@@ -425,6 +425,69 @@ def test_a_folder_that_is_not_there_or_empty_loses_nothing(cache, sample, tmp_pa
     assert cache.rows(Collection.path_available)[0] == (True,)
 
 
+def test_a_folder_that_cannot_be_listed_lets_things_come_and_change_but_not_go(cache, sample):
+    deep = sample.root
+    for _ in range(60):
+        deep /= "d"
+    deep.mkdir(parents=True)
+    sample.skill("new")
+    sample.skill("csv", "Edited.")
+    shutil.rmtree(sample.root / "skills/pdf")
+
+    report = cache.refresh()
+
+    assert (report.created, report.updated, report.removed, report.outcome) == (1, 1, 0, "partial")
+    assert [one["code"] for one in report.errors] == ["E_TOO_DEEP"]
+    conditions = cache.of_each(Artifact.condition)
+    assert conditions.pop("skills/pdf/SKILL.md") == "missing"
+    assert set(conditions.values()) == {"ok"}
+
+    shutil.rmtree(sample.root / "d")
+    assert cache.refresh().removed == 1
+
+
+class Vanishing:
+    """Files that are gone between the look at their folders and the look into them."""
+
+    def __init__(self, manager, *paths):
+        self.manager, self.paths = manager, paths
+
+    def __getattr__(self, name):
+        return getattr(self.manager, name)
+
+    def walk(self):
+        tree = self.manager.walk()
+        self.kept = {path: path.read_bytes() for path in self.paths}
+        for path in self.paths:
+            path.unlink()
+        return tree
+
+    def restore(self):
+        for path, data in self.kept.items():
+            path.write_bytes(data)
+
+
+@pytest.mark.parametrize("path", ["skills/pdf/SKILL.md", ".mcp.json", "notes/loose.md"])
+def test_a_file_that_vanishes_before_it_is_read_keeps_its_row(cache, sample, path):
+    sample.remove("agents/reviewer.md")  # agents lie anywhere where no folder is theirs
+    (sample.root / "agents").rmdir()
+    sample.write("notes/loose.md", AGENT)
+    assert counts(cache.refresh()) == {"created": 1, "removed": 1, "unchanged": 5}
+    before = contents(cache.engine)
+    (sample.root / path).write_bytes((sample.root / path).read_bytes() + b"\n")
+    whole, cache.manager = cache.manager, Vanishing(cache.manager, sample.root / path)
+
+    report = cache.refresh(force=True)
+
+    assert (report.removed, report.outcome) == (0, "partial")
+    assert contents(cache.engine).keys() == before.keys()
+    cache.manager.restore()
+    cache.manager = whole
+    cache.refresh()
+    assert set(cache.of_each(Artifact.condition).values()) == {"ok"}
+    assert contents(cache.engine).keys() == before.keys()
+
+
 @pytest.fixture
 def fifty(engine, collection, clock):
     for number in range(50):

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import AmbiguousIdError, ConfigurationError, NotFoundError, VanishedError
@@ -19,7 +19,18 @@ from .layouts import Discovery, Place
 from .manifest import Manifests
 from .problems import Problem
 from .reading import Files, Remembered
-from .walk import Evidence, Folder, Tree, digest, evidence_of, is_inside, root_name, settled, walk
+from .walk import (
+    Evidence,
+    Folder,
+    Tree,
+    digest,
+    evidence_of,
+    is_inside,
+    root_name,
+    settled,
+    shown,
+    walk,
+)
 
 LAYOUTS = ("auto",)
 CONTAINER_TYPES = ("command", "agent")
@@ -31,7 +42,7 @@ COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 class Scan:
     """What one walk and one discovery found in a collection.
 
-    :ivar complete: False when some folder or file could not be looked at.
+    :ivar complete: False when some folder or file could not be looked at, or was gone then.
     """
 
     places: list[Place]
@@ -120,22 +131,31 @@ class ArtifactManager:
         :raises RootUnavailableError: if the root cannot be read now.
         """
         seen = tree or self.walk()
+        vanished: set[str] = set()
 
         def read(path: str, limit: int = READ_LIMIT) -> bytes:
             # What the walk saw saves a look at where the file is.
             evidence = seen.file(path)
             sure = evidence is not None and settled(evidence, seen.looked_at_ns)
-            return self._remembered.get(
-                path,
-                limit,
-                evidence if sure else None,
-                lambda: self._files.read(path, limit, evidence),
-            )
+            try:
+                return self._remembered.get(
+                    path,
+                    limit,
+                    evidence if sure else None,
+                    lambda: self._files.read(path, limit, evidence),
+                )
+            except VanishedError:
+                if evidence is not None:
+                    # It may be on its way back, so nothing follows from what it does not say.
+                    vanished.add(shown(path))
+                raise
 
         with uncollected():
             found = layouts.discover(seen, read, types=self._types, manifests=self._manifests)
         problems = (*seen.problems, *found.problems)
-        return Scan(found.places, problems, seen.complete, seen, found)
+        if vanished:
+            found = replace(found, uncertain=found.uncertain | vanished)
+        return Scan(found.places, problems, seen.complete and not vanished, seen, found)
 
     def look(
         self,
