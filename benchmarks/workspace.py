@@ -37,7 +37,7 @@ FULL = Scale(
     rounds=30,
     populate_rounds=7,
     growth_rounds=3,
-    refresh_rounds=15,
+    refresh_rounds=7,
 )
 QUICK = Scale(
     *(200, 500, 1_000),
