@@ -23,7 +23,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    or_,
     select,
     type_coerce,
     update,
@@ -149,19 +148,20 @@ def owned(connection: Connection, collection_id: str, head: Head) -> int:
 def uids_of(connection: Connection, collection_id: str, ids: Sequence[str]) -> dict[str, list[str]]:
     """``id -> uids`` of the collection's own artifacts that are called by each of these ids."""
     found: dict[str, list[str]] = {}
+    member = CollectionArtifact.__table__
+    statement = (
+        select(Artifact.uid, Artifact.type, Artifact.name)
+        .join(member, member.c.artifact_id == Artifact.id)
+        .where(member.c.collection_id == collection_id, Artifact.collection_id == collection_id)
+    )
     for batch in batches(ids):
-        member = CollectionArtifact.__table__
-        by_name = {name_key(one.partition(":")[2]) for one in batch if ":" in one}
-        rows = connection.execute(
-            select(Artifact.uid, Artifact.type, Artifact.name)
-            .join(member, member.c.artifact_id == Artifact.id)
-            .where(
-                member.c.collection_id == collection_id,
-                Artifact.collection_id == collection_id,
-                or_(Artifact.uid.in_(batch), member.c.name_key.in_(by_name)),
-            )
-        )
-        for uid, type_, name in rows:
+        names = {name_key(one.partition(":")[2]) for one in batch if ":" in one}
+        # Two questions: no index answers both at once, and all members would be looked through.
+        rows = {tuple(row) for row in connection.execute(statement.where(Artifact.uid.in_(batch)))}
+        if names:
+            by_name = statement.where(member.c.name_key.in_(names))
+            rows |= {tuple(row) for row in connection.execute(by_name)}
+        for uid, type_, name in sorted(rows):
             for one in {uid, f"{type_}:{name}"} & set(batch):
                 found.setdefault(one, []).append(uid)
     return found
