@@ -112,16 +112,14 @@ def _move(connection: Connection, moved: Mapping[Value, int]) -> None:
     if not values:
         return
     connection.execute(_upsert(connection.dialect.name), values)
-    if any(value["members"] < 0 for value in values):
-        concerned = {(value["collection_id"], value["facet"]) for value in values}
-        for collection_id, facet in sorted(concerned):
-            connection.execute(
-                delete(_COUNT).where(
-                    _COUNT.c.collection_id == collection_id,
-                    _COUNT.c.facet == facet,
-                    _COUNT.c.members <= 0,
-                )
-            )
+    fewer = [value for value in values if value["members"] < 0]
+    if fewer:
+        # By the whole key: a facet may have a value for every member.
+        key = [_COUNT.c[name] == bindparam(f"of_{name}") for name in _KEY[:3]]
+        connection.execute(
+            delete(_COUNT).where(*key, _COUNT.c.members <= 0),
+            [{f"of_{name}": value[name] for name in _KEY[:3]} for value in fewer],
+        )
 
 
 def _upsert(dialect: str) -> Executable:
