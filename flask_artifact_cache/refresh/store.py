@@ -273,13 +273,13 @@ def lock(connection: Connection, collection_id: str) -> list[str]:
     Whoever locks more than a collection does so in the order collections by id, artifacts, runs:
     no two transactions can then wait for each other.
     """
-    rows = connection.scalars(
-        select(Collection.id)
-        .where(or_(Collection.gathers.is_(True), Collection.id == collection_id))
-        .order_by(Collection.id)
-        .with_for_update()
-    )
-    return [one for one in rows if one != collection_id]
+    gathering = connection.scalars(
+        select(Collection.id).where(Collection.gathers.is_(True), Collection.id != collection_id)
+    ).all()
+    # Each by its key: MariaDB locks whatever a search passes, and that would be all collections.
+    for one in sorted([*gathering, collection_id]):
+        connection.execute(select(Collection.id).where(Collection.id == one).with_for_update())
+    return sorted(gathering)
 
 
 def gather(connection: Connection, collection_id: str, owners: Sequence[str]) -> None:
