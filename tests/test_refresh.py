@@ -657,6 +657,9 @@ def test_how_far_a_run_is_can_be_seen_while_it_runs(make_app, sqlite_url, collec
     cache.refresher(progress=look).refresh(cache.order())
 
     assert seen == [("running", 1000, 2100), ("running", 2000, 2100), ("running", 2100, 2100)]
+    seen.clear()
+    cache.refresher(progress=look).refresh(cache.order(force=True))
+    assert seen[0] == ("running", 1000, 2100)
     assert ask(app, "runs", 1)[0]["progress"] == {"done": 2100, "total": 2100}
 
 

@@ -28,7 +28,8 @@ from .report import NEEDS_CONFIRMATION, PARTIAL, Report
 from .selection import Chosen, Known, Selection, lone_owners
 from .transactions import Transactions
 
-RENEW_S = 20.0  # a third of the lease
+# How often a long refresh says how far it is, which prolongs its lease, too.
+RENEW_S = 2.0
 # More paths than this are looked for in all of the collection.
 MAX_LONE_PATHS = 100
 
@@ -326,7 +327,7 @@ class Run:
         :returns: uids and ids of the artifacts that were meant.
         """
         opened: set[str] = set()
-        renewed = time.monotonic()
+        renewed = float("-inf")
         done = 0
         for batch in store.batches(places):
             changes = self._compare(batch, found, chosen, looked_at_ns, is_uncertain)
@@ -340,7 +341,11 @@ class Run:
                     # Collections that gather this one are visible already.
                     store.apply(connection, [self.report.collection_id], changes, self.now)
                 found.waiting.clear()
-            elif time.monotonic() - renewed > RENEW_S and not self.order.dry_run:
+            elif (
+                done < len(places)
+                and time.monotonic() - renewed > RENEW_S
+                and not self.order.dry_run
+            ):
                 with self.transactions.write() as connection:
                     self.renew(connection, done, len(places))
                 renewed = time.monotonic()
