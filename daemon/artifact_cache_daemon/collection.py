@@ -178,6 +178,7 @@ class Collection:
             body = {"collection_id": self._id, "older_than_minutes": self._settings.ttl_minutes}
             if self._ask(body).kind in (ACKNOWLEDGED, HELD_BACK):
                 self.refresh_due = False
+                self.watcher.asked_for_more()
 
     def _next_s(self) -> float | None:
         waits = []
@@ -212,7 +213,7 @@ class Collection:
                 raise RootUnavailableError("another device is mounted there, without its files")
             self._device, self._dirty = walk.device, True
         self._available()
-        self.watcher.observe(changes, ended, walk.hides)
+        self.watcher.observe(changes, ended, walk.hides, walk.listings)
 
     def _begin(self) -> None:
         """Have the app look at everything, and remember what there was just before."""
@@ -229,13 +230,15 @@ class Collection:
             return
         self.trusted = True
         self._device = walk.device
-        self.watcher.adopt(seen)
+        self.watcher.adopt(seen, walk.listings)
         self._dirty = True
 
     def _walk(self) -> Walk:
         self.phase = LOOKING
         self._beat()
-        return Walk(self._root, beat=self._beat)
+        # Only while the app has something to do with the files: it costs a stat for each folder.
+        listings = self.refresh_due or not (self.trusted and self.watcher.is_quiet)
+        return Walk(self._root, beat=self._beat, listings=listings)
 
     def _beat(self) -> None:
         self.beats += 1

@@ -100,12 +100,15 @@ class Walk:
     :ivar device: of the root; mounting something over it changes that.
     :ivar unseen: the paths below which something may be that was not seen; ``""`` is everything.
     :ivar problems: what to tell people, a sentence each.
+    :ivar listings: a number made of the times of all folders, which change when anything in them
+        is created or deleted; None if it was not asked for.
     """
 
     def __init__(
         self,
         root: str,
         *,
+        listings: bool = False,
         beat: Callable[[], None] = lambda: None,
         max_depth: int = MAX_DEPTH,
         max_entries: int = MAX_ENTRIES,
@@ -121,6 +124,7 @@ class Walk:
         self._beat = beat
         self._max_depth = max_depth
         self._max_entries = max_entries
+        self.listings = 0 if listings else None
         self._identity = _identity(root)
         self.device = self._identity[0]
 
@@ -142,6 +146,10 @@ class Walk:
             below: list[tuple[str, str, int]] = []
             is_environment = False
             try:
+                if self.listings is not None:
+                    info = os.stat(location)  # noqa: PTH116 - a Path would cost more than the call
+                    # Before the folder is listed: what comes into it later changes its time.
+                    self.listings ^= hash((path, info.st_mtime_ns, info.st_ctime_ns))
                 with os.scandir(location) as entries:
                     for entry in entries:
                         name = entry.name

@@ -18,6 +18,8 @@ LINGER_S = 5.0
 # Two edits within one step of a file system's clock leave the same times. On a clock that shows
 # whole seconds, a file has to be seen unchanged for the longest step there is.
 COARSE_S = 2.0
+# How often the same is told again because the disk moved while the app looked.
+MOST_REPEATS = 5
 # What no file can have: it differs from everything.
 DOUBTFUL: Evidence = (-1, -1, -1, -1)
 
@@ -55,6 +57,8 @@ class Watcher:
         self._moving: dict[str, _Moving] = {}
         self._unconfirmed: set[str] = set()
         self._everything_unconfirmed = False
+        self._listings: int | None = None
+        self._repeats = 0
 
     @property
     def pending(self) -> int:
@@ -77,20 +81,27 @@ class Watcher:
         return self.everything_again or self._everything_unconfirmed
 
     def observe(
-        self, differences: Changes, now: float, hides: Callable[[str], bool] = lambda _: False
+        self,
+        differences: Changes,
+        now: float,
+        hides: Callable[[str], bool] = lambda _: False,
+        listings: int | None = None,
     ) -> None:
         """Take in a look at the root.
 
         :param differences: everything that differs from what is acknowledged.
         :param hides: whether nothing can be said of a path; it stays as it was seen before.
+        :param listings: another one if anything was created or deleted, even if it is gone again.
         """
         before, self._moving = self._moving, {}
-        moved = False
+        moved = self._listings != listings
+        self._listings = listings
         for path, evidence in differences.items():
             known = before.pop(path, None)
             if known is None:
                 self._moving[path] = _Moving(evidence, now, now)
-                moved = True
+                # Of a doubtful file nobody knows whether it has changed.
+                moved = moved or self.acknowledged.get(path) != DOUBTFUL
             else:
                 if known.evidence != evidence or known.hidden:
                     known.evidence, known.since, known.hidden = evidence, now, False
@@ -102,11 +113,14 @@ class Watcher:
                 self._moving[path] = known
             else:
                 moved = True
-        if moved:
-            # The app's own walk may have met a file that was just going, and have said nothing of
-            # what is gone beside it. So what it acknowledged is told once more.
+        if moved and self._repeats < MOST_REPEATS:
+            # The app's own walk may have met a file that was just going, and then it says nothing
+            # of what is gone beside it; or it has read one that was there only for a moment. So
+            # what it acknowledged is told once more.
             self.again |= self._unconfirmed
             self.everything_again |= self._everything_unconfirmed
+        elif not self.again:
+            self._repeats = 0
         self._unconfirmed = set()
         self._everything_unconfirmed = False
 
@@ -155,12 +169,14 @@ class Watcher:
 
         :param everything: whether it looked at all the other files, too.
         """
-        # What is told for the second time is believed.
-        self._unconfirmed |= told.keys() - self.again
+        if self.again or self.everything_again:
+            self._repeats += 1
+        self._unconfirmed |= told.keys()
         self.again -= told.keys()
         if everything:
             self.again = set()
             self.everything_again = False
+            self._everything_unconfirmed = True
         self.acknowledged.update(told)
         for path, evidence in told.items():
             change = self._moving.get(path)
@@ -171,13 +187,18 @@ class Watcher:
             elif change.evidence == evidence:
                 del self._moving[path]
 
-    def adopt(self, everything: Known) -> None:
+    def adopt(self, everything: Known, listings: int | None = None) -> None:
         """Take all of a root as acknowledged."""
         self.acknowledged = everything
+        self._listings = listings
         self._moving = {}
         self.again = set()
         self._unconfirmed = set()
         self.everything_again = False
+        self._everything_unconfirmed = True
+
+    def asked_for_more(self) -> None:
+        """The app has looked at more than it was told of."""
         self._everything_unconfirmed = True
 
     def _settle_s(self, change: _Moving) -> float:
