@@ -23,7 +23,7 @@ from flask_artifact_cache.models import Artifact
 TOKEN = "a-token-for-tests-0123456789"
 PREFIX = "/api/v1/user-collections"
 # The whole proof is two thousand; see docs/daemon.md.
-SCHEDULES = int(os.environ.get("ARTIFACT_CACHE_TEST_SCHEDULES", "12"))
+SCHEDULES = int(os.environ.get("ARTIFACT_CACHE_TEST_SCHEDULES", "6"))
 # A request that hangs is given up after this.
 TIMEOUT_S = 0.25
 
