@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -40,6 +41,34 @@ def test_the_demo_serves_the_sample_until_it_is_interrupted(tmp_path, end):
     assert page["page_info"]["total_count"] == 7
     assert "Read 7 artifacts" in "".join(lines)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_edit_shows_up_by_itself(tmp_path):
+    skill = tmp_path / "mine/skills/mine/SKILL.md"
+    skill.parent.mkdir(parents=True)
+    skill.write_text("---\nname: mine\ndescription: As it was.\n---\n")
+    with subprocess.Popen(
+        [sys.executable, str(DEMO), "--port", "0", "--collection", str(tmp_path / "mine")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        url = next(
+            found[1] for line in demo.stdout if (found := re.match(r"Listing: +(\S+)", line))
+        )
+        skill.write_text("---\nname: mine\ndescription: As it is.\n---\n")
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with urllib.request.urlopen(url) as response:
+                [item] = json.load(response)["items"]
+            if item["description"] == "As it is.":
+                break
+            time.sleep(0.1)
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(20) == 0
+        demo.stdout.read()
+
+    assert item["description"] == "As it is."
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):

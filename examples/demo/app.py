@@ -1,4 +1,4 @@
-"""A small host application: migrate, populate, serve, until Ctrl-C.
+"""A small host application: migrate, populate, serve, watch, until Ctrl-C.
 
 python examples/demo/app.py [--collection PATH] [--port 8000]
 """
@@ -6,9 +6,14 @@ python examples/demo/app.py [--collection PATH] [--port 8000]
 from __future__ import annotations
 
 import argparse
+import secrets
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -28,11 +33,12 @@ class QuietHandler(WSGIRequestHandler):
         """Say nothing."""
 
 
-def create_app(collection: Path, folder: Path) -> tuple[Flask, ArtifactCache]:
+def create_app(collection: Path, folder: Path, token: str) -> tuple[Flask, ArtifactCache]:
     """The application of a user who has a ``db`` already, with the cache mounted."""
     app = Flask(__name__)
     app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{folder / 'demo.db'}"
     app.config["ARTIFACT_CACHE_COLLECTIONS"] = {"default": collection}
+    app.config["ARTIFACT_CACHE_TOKENS"] = [token]
     db = SQLAlchemy(app)
     cache = ArtifactCache(app, db)
     with app.app_context():
@@ -42,6 +48,31 @@ def create_app(collection: Path, folder: Path) -> tuple[Flask, ArtifactCache]:
         with db.engine.begin() as connection:
             command.upgrade(database.alembic_config(connection), "head")
     return app, cache
+
+
+@contextmanager
+def watching(api_url: str, token: str, folder: Path) -> Iterator[None]:
+    """The daemon beside the app; without a list of collections it asks the app for them."""
+    token_file = folder / "token"
+    token_file.touch(mode=0o600)
+    token_file.write_text(token)
+    options = {
+        "--api-url": api_url,
+        "--token-file": str(token_file),
+        "--state-dir": str(folder / "state"),
+        "--interval": "1",
+        "--settle": "0.5",
+    }
+    command = [sys.executable, "-m", "artifact_cache_daemon"]
+    arguments = [part for option in options.items() for part in option]
+    # A group of its own: Ctrl-C is for the demo, which then ends the daemon.
+    with (folder / "daemon.log").open("w") as log:
+        daemon = subprocess.Popen([*command, *arguments], stderr=log, start_new_session=True)
+    try:
+        yield
+    finally:
+        daemon.terminate()
+        daemon.wait(10)
 
 
 def main() -> None:
@@ -55,7 +86,8 @@ def main() -> None:
         parser.error(f"there is no folder '{collection}'")
 
     with tempfile.TemporaryDirectory() as folder:
-        app, cache = create_app(collection, Path(folder))
+        token = secrets.token_urlsafe()
+        app, cache = create_app(collection, Path(folder), token)
         with app.app_context():
             report = cache.service.populate("default")
         port = arguments.port if _is_free(arguments.port) else 0
@@ -66,7 +98,8 @@ def main() -> None:
             f"Search:   {base}/default/artifacts?q=review\n"
             f"Facets:   {base}/default/facets\n\n"
             f"Read {report.created} artifacts in {report.duration_seconds:.2f} s"
-            f" ({report.quarantined} unreadable) from {collection}"
+            f" ({report.quarantined} unreadable) from {collection}.\n"
+            "The daemon watches that folder: edit a file, and the listing shows it."
         )
 
         def stop(*_: object) -> None:
@@ -78,7 +111,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, stop)
         print("\nCtrl-C ends it.", flush=True)
         try:
-            server.serve_forever()
+            with watching(base, token, Path(folder)):
+                server.serve_forever()
         finally:
             server.server_close()
 
