@@ -88,7 +88,7 @@ def test_edits_within_one_tick_that_change_no_size_are_all_seen(engine, collecti
             relied_on += len(seen) < 2
             assert {one: said(cache, one) for one in texts} == texts
             now_ns += seed.choice([0, 1, SECOND_NS // 10])
-    assert relied_on > 10  # or nothing was shown
+    assert relied_on > 3  # or nothing was shown
 
 
 def edit(collection, text="Cccc.", name="one"):
