@@ -307,6 +307,9 @@ class ArtifactCacheService:
         row = known[0] if known else None
         for one in managers if row is None else [uids[row.uid]]:
             found = self._sync(one, managers[one], artifact_id, row, trigger)
+            if found is not None and found.status == "removed" and ":" in artifact_id:
+                # It may have moved: another file may be called so now.
+                found = self._sync(one, managers[one], artifact_id, None, trigger) or found
             if found is not None:
                 return found
         if known:

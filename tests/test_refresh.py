@@ -750,3 +750,17 @@ def test_an_unreadable_collection_does_not_stop_the_others(make_app, sqlite_url,
     assert (error["collection_id"], error["code"]) == ("gone", "root_unavailable")
     assert os.fspath(tmp_path) not in error["message"]
     assert ask(app, "run", found["refresh_id"])["outcome"] == "failed"
+
+
+def test_a_sync_finds_an_artifact_where_it_has_moved(make_app, sqlite_url, sample, populate):
+    app = make_app(sqlite_url, {"work": sample.root})
+    populate(app)
+    (sample.root / "skills/pdf").rename(sample.root / "skills/moved")
+
+    with app.app_context():
+        service = app.extensions["artifact_cache"].service
+        synced = service.sync_artifact("skill:pdf")
+        found = service.get("work", "skill:pdf")
+
+    assert (synced.artifact_id, synced.status) == ("skill:pdf", "created")
+    assert found["path"] == "skills/moved/SKILL.md"

@@ -134,7 +134,8 @@ class Place:
         alone = isinstance(self.entry, manifest.Server)
         evidence = None if alone else self.folder or self.evidence
         around = (self.plugin, self.secondary, self.namespace, self.parent, self.entry)
-        text = f"{described(evidence) if evidence else ''}\0{around}{self.problems}"
+        marks = (self.by_content, self.is_listed)
+        text = f"{described(evidence) if evidence else ''}\0{around}{marks}{self.problems}"
         # Names that are not UTF-8 hold surrogates, and each has to count.
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
