@@ -106,6 +106,8 @@ class Collection:
         self._saved_at = clock()
         self._save_s = 0.0
         self._problems: set[str] = set()
+        # What the store knows that the app may have been told; None is everything.
+        self._noted: set[str | None] = set()
         state = store.load(collection_id, self._key) if store else None
         # Without a state that can be relied on, only a refresh of everything tells what is what.
         self.trusted = state is not None
@@ -115,6 +117,7 @@ class Collection:
         )
         if state:
             self.watcher.again = state.again
+            self.watcher.everything_again = state.everything_again
 
     # --- the turn ----------------------------------------------------------------------------
 
@@ -229,6 +232,7 @@ class Collection:
         if self._ask({"collection_id": self._id}).kind not in (ACKNOWLEDGED, HELD_BACK):
             return
         self.trusted = True
+        self.refresh_due = False
         self._device = walk.device
         self.watcher.adopt(seen, walk.listings)
         self._dirty = True
@@ -283,7 +287,7 @@ class Collection:
             body = body_of(self._id, [shown(path) for path in batch])
             if body is None:
                 return self._tell_everything(changes)
-            verdict = self._ask(body)
+            verdict = self._ask(body, batch)
             if verdict.kind in (ACKNOWLEDGED, HELD_BACK):
                 self._acknowledged({path: changes[path] for path in batch})
             elif verdict.kind == REFUSED and len(batch) > 1:
@@ -307,6 +311,7 @@ class Collection:
         """Have the app look at everything, which covers these changes."""
         taken = self._ask({"collection_id": self._id}).kind in (ACKNOWLEDGED, HELD_BACK)
         if taken:
+            self.refresh_due = False
             self._acknowledged(changes, everything=True)
         return taken
 
@@ -314,9 +319,13 @@ class Collection:
         self.watcher.acknowledge(changes, self._clock(), everything=everything)
         self._dirty = True
 
-    def _ask(self, body: dict[str, Any]) -> Verdict:
-        """Ask for a refresh and take down what came of it."""
+    def _ask(self, body: dict[str, Any], told: list[str] | None = None) -> Verdict:
+        """Ask for a refresh and take down what came of it.
+
+        :param told: the paths it is about; None means all.
+        """
         self.phase = TELLING
+        self._note(told)
         started = self._clock()
         verdict = self._judged(body)
         if verdict.kind == UNAUTHORIZED and self._settings.token.reload():
@@ -327,14 +336,35 @@ class Collection:
             self._taken(verdict, len(paths), self._clock() - started)
         elif verdict.kind != REFUSED or len(paths) == 0:
             self._failed(verdict.reason, verdict.wait_s)
+            if verdict.heard and self.trusted:
+                self.watcher.maybe_heard(told or (), everything=told is None)
         return verdict
+
+    def _note(self, told: list[str] | None) -> None:
+        """Remember what the app is about to be told, if that is not remembered yet."""
+        if self._store is None or not self.trusted or None in self._noted:
+            return
+        new: set[str | None] = {None} if told is None else set(told) - self._noted
+        if not new:
+            return
+        self._dirty = True
+        try:
+            self._store.note(self._id, told)
+        except OSError as error:
+            self._unsaved(error)
+        else:
+            self._noted |= new
+
+    def _unsaved(self, error: OSError) -> None:
+        reason = f"the state cannot be saved: {error.strerror}"
+        log.warning("%s", reason, extra={**self._extra, "reason": reason})
 
     def _judged(self, body: dict[str, Any]) -> Verdict:
         self._beat()
         try:
             return judge(self._api.refresh(body))
         except UnreachableError as error:
-            return Verdict(FAILED, str(error))
+            return Verdict(FAILED, str(error), heard=error.heard)
 
     def _taken(self, verdict: Verdict, paths: int, duration_s: float) -> None:
         status = self.status
@@ -393,10 +423,10 @@ class Collection:
         try:
             self._store.save(self._id, state)
         except OSError as error:
-            reason = f"the state cannot be saved: {error.strerror}"
-            log.warning("%s", reason, extra={**self._extra, "reason": reason})
+            self._unsaved(error)
         else:
             self._dirty = False
+            self._noted = set(self.watcher.unsure)
         self._saved_at = self._clock()
         self._save_s = self._saved_at - started
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.util import Retry, Timeout, parse_url
 
@@ -60,16 +60,25 @@ class Verdict:
     :ivar kind: ``acknowledged``; ``held back``, taken in but for removals that a human has to
         confirm; ``refused``, as it was said; ``unauthorized``; ``failed``, try again later.
     :ivar reason: for the log; of a limited number of texts, so that repeated ones can be counted.
+    :ivar heard: whether the app may have done what it was asked for.
     """
 
     kind: str
     reason: str = ""
     wait_s: float = 0.0
     refresh_id: str = ""
+    heard: bool = True
 
 
 class UnreachableError(Exception):
-    """No answer; whether the app has heard us is unknown."""
+    """No answer.
+
+    :ivar heard: False if there was not even a connection; else the app may have done its part.
+    """
+
+    def __init__(self, reason: str, *, heard: bool = True) -> None:
+        super().__init__(reason)
+        self.heard = heard
 
 
 def judge(answer: Answer) -> Verdict:
@@ -87,13 +96,15 @@ def judge(answer: Answer) -> Verdict:
     if status == 409 and code == "mass_loss":
         return Verdict(HELD_BACK, refresh_id=refresh_id)
     if status in (400, 413):
-        return Verdict(REFUSED, f"the app answers {said}")
+        return Verdict(REFUSED, f"the app answers {said}", heard=False)
     if status == 401:
-        return Verdict(UNAUTHORIZED, f"the app answers {said}: the token is missing or wrong")
+        reason = f"the app answers {said}: the token is missing or wrong"
+        return Verdict(UNAUTHORIZED, reason, heard=False)
     wait_s = 0.0
     if status in (429, 503) and answer.retry_after_s is not None:
         wait_s = min(answer.retry_after_s, LONGEST_RETRY_AFTER_S)
-    return Verdict(FAILED, f"the app answers {said}", wait_s)
+    heard = status not in (403, 404, 405, 415, 429)
+    return Verdict(FAILED, f"the app answers {said}", wait_s, heard=heard)
 
 
 _CODE = re.compile("[a-z_]{1,64}").fullmatch
@@ -208,7 +219,8 @@ class Api:
             finally:
                 response.release_conn()
         except (HTTPError, OSError) as error:
-            raise UnreachableError(_reason(error)) from None
+            unheard = isinstance(error, (NewConnectionError, ConnectTimeoutError))
+            raise UnreachableError(_reason(error), heard=not unheard) from None
 
     def _answer(self, response: Any) -> Answer:
         deadline = time.monotonic() + self._timeout_s

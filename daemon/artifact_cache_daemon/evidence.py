@@ -147,9 +147,9 @@ class Walk:
             is_environment = False
             try:
                 if self.listings is not None:
-                    info = os.stat(location)  # noqa: PTH116 - a Path would cost more than the call
+                    above = os.stat(location)  # noqa: PTH116 - a Path would cost more than the call
                     # Before the folder is listed: what comes into it later changes its time.
-                    self.listings ^= hash((path, info.st_mtime_ns, info.st_ctime_ns))
+                    self.listings ^= hash((path, above.st_mtime_ns, above.st_ctime_ns))
                 with os.scandir(location) as entries:
                     for entry in entries:
                         name = entry.name
@@ -186,9 +186,10 @@ class Walk:
                             break
                         try:
                             if entry.is_symlink():
-                                info = self._target(entry.path)
-                                if info is None:
+                                target = self._target(entry.path)
+                                if target is None:
                                     continue
+                                info = target
                             else:
                                 info = entry.stat(follow_symlinks=False)
                         except FileNotFoundError:

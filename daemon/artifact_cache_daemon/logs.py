@@ -82,9 +82,10 @@ class Repeats(logging.Filter):
 
 
 def configure(
-    log_format: str, stream: IO[str] = sys.stderr, environ: Mapping[str, str] = os.environ
+    log_format: str, stream: IO[str] | None = None, environ: Mapping[str, str] = os.environ
 ) -> logging.Handler:
-    """Write our log to a stream."""
+    """Write our log to a stream; to stderr, unless told otherwise."""
+    stream = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(stream)
     if log_format == "json":
         handler.setFormatter(JsonLine())

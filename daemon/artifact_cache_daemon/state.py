@@ -32,12 +32,14 @@ class State:
     :ivar key: what the state is about; for another root or another app it says nothing.
     :ivar device: of the root.
     :ivar again: paths that are to be told once more.
+    :ivar everything_again: whether all are.
     """
 
     key: dict[str, str]
     acknowledged: Known
     device: int | None = None
     again: set[str] = field(default_factory=set)
+    everything_again: bool = False
 
 
 class Store:
@@ -74,9 +76,25 @@ class Store:
         """What was saved about a collection; None if there is nothing that can be relied on."""
         try:
             with self._file(collection_id).open("rb") as lines:
-                return _read(lines, key)
+                state = _read(lines, key)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+        if state is not None:
+            self._add_told(collection_id, state)
+        return state
+
+    def note(self, collection_id: str, paths: list[str] | None) -> None:
+        """Remember what the app is about to be told, until the next :meth:`save`.
+
+        Nobody knows what it took in if we are killed before it answers, or before that is saved.
+
+        :param paths: None means everything.
+        :raises OSError: if that cannot be done.
+        """
+        with self._told(collection_id).open("ab") as out:
+            out.write(json.dumps(paths).encode() + b"\n")
+            out.flush()
+            os.fsync(out.fileno())
 
     def save(self, collection_id: str, state: State) -> None:
         """Replace what was saved about a collection; a crash leaves the old or the new.
@@ -99,16 +117,31 @@ class Store:
             with contextlib.suppress(OSError):
                 new.unlink()
             raise
+        with contextlib.suppress(OSError):
+            self._told(collection_id).unlink()
         handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
 
-    def forget(self, collection_id: str) -> None:
-        """Rely on nothing that was saved about a collection."""
-        with contextlib.suppress(OSError):
-            self._file(collection_id).unlink()
+    def _add_told(self, collection_id: str, state: State) -> None:
+        try:
+            with self._told(collection_id).open("rb") as lines:
+                for line in lines:
+                    paths = json.loads(line)
+                    if paths is None:
+                        state.everything_again = True
+                    else:
+                        state.again.update(map(str, paths))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, RecursionError):
+            # Half a line was never told. Whatever else is wrong: everything covers it.
+            state.everything_again = True
+
+    def _told(self, collection_id: str) -> Path:
+        return self.folder / f"{collection_id}.told"
 
     def _file(self, collection_id: str) -> Path:
         return self.folder / f"{collection_id}.state"

@@ -197,6 +197,14 @@ class Watcher:
         self.everything_again = False
         self._everything_unconfirmed = True
 
+    def maybe_heard(self, told: Iterable[str], *, everything: bool = False) -> None:
+        """The app may have taken these in, or may not: it has not said so.
+
+        If such a file goes back to what was acknowledged, the app has to be told of that, too.
+        """
+        self.again |= set(told)
+        self.everything_again |= everything
+
     def asked_for_more(self) -> None:
         """The app has looked at more than it was told of."""
         self._everything_unconfirmed = True

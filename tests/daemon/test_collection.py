@@ -6,6 +6,7 @@ import logging
 import random
 
 import pytest
+
 from artifact_cache_daemon.delivery import MAX_PATHS
 
 LOGGER = "artifact_cache_daemon"
@@ -209,7 +210,11 @@ def test_what_is_old_is_asked_for_until_it_is_done(known, poll, app, answers):
     known.refresh_due = True
     poll(known, 3)
 
-    assert app.asked == [{"collection_id": "work", "older_than_minutes": 30.0}] * 2
+    # The app may have read any file meanwhile, so it is asked for all of them.
+    assert app.asked == [
+        {"collection_id": "work", "older_than_minutes": 30.0},
+        {"collection_id": "work"},
+    ]
     assert not known.refresh_due
 
 
@@ -373,3 +378,24 @@ def test_a_full_disk_is_survived(folder, collection, poll, store, monkeypatch):
 
     assert made.is_done
     assert list(store.folder.glob("*.new")) == []
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_file_that_the_app_heard_of_and_that_is_gone_again_is_told_of(
+    folder, collection, poll, app, store, answers, killed
+):
+    """The app took it in, but its answer was lost; then the file went."""
+    folder.write("a.md")
+    made = collection(store=store)
+    poll(made, 3)
+    made.close()
+    folder.write("b.md")
+    app.answers = [answers.problem(500)]
+    poll(made, 2)
+    folder.remove("b.md")
+    app.asked.clear()
+    made = collection(store=store) if killed else made
+    poll(made, 4)
+
+    assert app.paths == [["b.md"]]
+    assert made.is_done

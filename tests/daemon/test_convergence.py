@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import sqlalchemy as sa
+from werkzeug.serving import WSGIRequestHandler, make_server
+
 from artifact_cache_daemon.collection import Collection
 from artifact_cache_daemon.delivery import Api
 from artifact_cache_daemon.state import Store
-from werkzeug.serving import WSGIRequestHandler, make_server
-
 from flask_artifact_cache.models import Artifact
 
 TOKEN = "a-token-for-tests-0123456789"

@@ -6,6 +6,7 @@ import os
 import socket
 
 import pytest
+
 from artifact_cache_daemon.evidence import (
     Known,
     RootUnavailableError,
@@ -14,7 +15,6 @@ from artifact_cache_daemon.evidence import (
     is_coarse,
     shown,
 )
-
 from flask_artifact_cache.files import walk as apps
 
 
@@ -82,15 +82,10 @@ def test_the_daemon_sees_what_the_app_sees(mixed, tmp_path):
     assert walk.unseen == walk.problems == []
 
 
-def test_sockets_and_devices_are_no_files(folder):
-    server = socket.socket(socket.AF_UNIX)
-    with server:
-        place = os.getcwd()
-        os.chdir(folder.root)  # a socket's path is short
-        try:
-            server.bind("s.md")
-        finally:
-            os.chdir(place)
+def test_sockets_are_no_files(folder, monkeypatch):
+    monkeypatch.chdir(folder.root)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s.md")
         assert look(folder.root)[0] == {}
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from artifact_cache_daemon.evidence import Known
 from artifact_cache_daemon.state import LockedError, State, Store
 
@@ -95,3 +96,17 @@ def test_the_lock_of_a_daemon_that_was_killed_is_free(tmp_path):
     )
 
     Store(tmp_path / "s").close()
+
+
+def test_what_was_being_told_survives_a_kill(store):
+    store.save("work", state())
+    store.note("work", ["a.md", "\udcff.md"])
+    store.note("work", ["b.md"])
+    found = store.load("work", KEY)
+    assert found.again == {"gone.md", "a.md", "\udcff.md", "b.md"}
+    assert not found.everything_again
+    store.note("work", None)
+    assert store.load("work", KEY).everything_again
+
+    store.save("work", state())
+    assert store.load("work", KEY).again == {"gone.md"}
