@@ -18,7 +18,7 @@ from pathlib import Path
 
 import flask_artifact_cache
 
-from . import files, floor, reading, refreshing
+from . import daemon, files, floor, reading, refreshing
 from .measure import Row, table
 from .workspace import FULL, QUICK, Workspace
 
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Workspace], list[Row]]] = {
     "pages": reading.pages,
     "filters": reading.filters,
     "search": reading.search,
+    "daemon": daemon.daemon,
 }
 
 

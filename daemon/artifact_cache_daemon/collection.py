@@ -344,7 +344,7 @@ class Collection:
         """Remember what the app is about to be told, if that is not remembered yet."""
         if self._store is None or not self.trusted or None in self._noted:
             return
-        new: set[str | None] = {None} if told is None else set(told) - self._noted
+        new = {None} if told is None else {*told} - self._noted
         if not new:
             return
         self._dirty = True
@@ -426,7 +426,7 @@ class Collection:
             self._unsaved(error)
         else:
             self._dirty = False
-            self._noted = set(self.watcher.unsure)
+            self._noted = {*self.watcher.unsure}
         self._saved_at = self._clock()
         self._save_s = self._saved_at - started
 

@@ -352,3 +352,29 @@ def test_it_runs_as_systemd_would_start_it(served, folder, daemon, notify, tmp_p
     assert (tmp_path / "lib" / "work.state").exists()
     assert TOKEN not in process.text
     assert not any(TOKEN in message for message in notify.drain())
+
+
+def test_a_hint_of_the_system_shortens_the_wait(
+    served, folder, daemon, token_file, eventually, tmp_path
+):
+    pytest.importorskip("watchfiles", reason="the extra 'watch' is not installed")
+    skill(folder, "pdf", "Reads.")
+    daemon(
+        *("--api-url", served.url, "--token-file", token_file, "--watch"),
+        *("--collection", f"work={folder.root}", "--interval", "1h", "--settle", SETTLE_S),
+    )
+    eventually(lambda: listed(served) == {"pdf": "Reads."}, 20)
+    time.sleep(0.5)  # until it listens
+    skill(folder, "pdf", "Hinted.")
+    eventually(lambda: listed(served) == {"pdf": "Hinted."}, 5)
+
+
+def test_the_app_says_what_to_watch(served, folder, daemon, token_file, eventually):
+    skill(folder, "pdf", "Reads.")
+    process = daemon("--api-url", served.url, "--token-file", token_file, *QUICK)
+    if "path" in served("/")["collections"][0]:
+        pytest.fail("a path is told to somebody without a token")
+    eventually(lambda: listed(served) or process.popen.poll() is not None, 20)
+    if process.popen.poll() is not None:  # an app that tells nobody
+        assert process.popen.returncode == 78
+        assert "pass --collection ID=PATH" in process.text
