@@ -76,8 +76,9 @@ def unit() -> str:
     text = Path(__file__).with_name("artifact-cache-daemon.service").read_text(encoding="utf-8")
     beside = Path(sys.executable).with_name("artifact-cache-daemon")
     command = str(beside) if beside.exists() else shutil.which("artifact-cache-daemon")
-    command = command or f"{sys.executable} -m artifact_cache_daemon"
-    return text.replace("/usr/bin/artifact-cache-daemon", command.replace("%", "%%"))
+    words = [command] if command else [sys.executable, "-m", "artifact_cache_daemon"]
+    quoted = " ".join(f'"{word}"' if " " in word else word for word in words)
+    return text.replace("/usr/bin/artifact-cache-daemon", quoted.replace("%", "%%"))
 
 
 def run() -> None:

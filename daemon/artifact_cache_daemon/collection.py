@@ -264,7 +264,7 @@ class Collection:
                 "the folder %s is unavailable, nothing below it is touched: %s",
                 shown(self._root),
                 why,
-                extra={**self._extra, "outcome": "unavailable"},
+                extra={**self._extra, "outcome": "unavailable", "reason": why},
             )
         self.status.unavailable = why
 

@@ -21,7 +21,7 @@ from typing import Any
 import schedule
 
 from . import watch
-from .collection import LOOKING, Collection
+from .collection import IDLE, LOOKING, Collection
 from .delivery import CONNECT_TIMEOUT_S, Api, Backoff, UnreachableError, user_agent
 from .evidence import shown
 from .logs import LOGGER
@@ -111,6 +111,11 @@ class Signals:
         received, self._received = self._received, []
         return set(received)
 
+    def close(self) -> None:
+        """Listen no more."""
+        self._ours.close()
+        self._theirs.close()
+
 
 class Loop:
     """Runs until it is told to end.
@@ -140,7 +145,7 @@ class Loop:
         self._pinged: dict[str, tuple[int, str]] = {}
         self._pinged_at = 0.0
         self._status = ""
-        self._clocks = (time.monotonic(), time.time())
+        self._clocks = (time.monotonic(), _local_now())
 
     def run(self) -> int:
         """Run; the exit code."""
@@ -161,10 +166,12 @@ class Loop:
                     worker.wake()
             if self._asking is not None and self._asking.found is not None:
                 found, self._asking = self._asking.found, None
-                if not found:
+                if found:
+                    self._start(replace(self._settings, collections=found))
+                else:
                     log.error("%s", NOTHING_TO_WATCH)
-                    return self._end(EXIT_CONFIGURATION)
-                self._start(replace(self._settings, collections=found))
+                    if not self._workers:
+                        return self._end(EXIT_CONFIGURATION)
 
     # --- what runs ---------------------------------------------------------------------------
 
@@ -280,14 +287,13 @@ class Loop:
             name: (worker.collection.beats, worker.collection.phase)
             for name, worker in self._workers.items()
         }
+        # An answer may take its time, but not for ever.
+        patience_s = 4 * (self._settings.timeout + CONNECT_TIMEOUT_S)
         for name, worker in self._workers.items():
-            looks_and_stands = seen[name][1] == LOOKING and self._pinged.get(name) == seen[name]
-            # An answer may take its time, but not for ever.
-            patience_s = 4 * (self._settings.timeout + CONNECT_TIMEOUT_S)
-            hangs = seen[name][1] != "idle" and seen[name][1] != LOOKING
-            hangs = hangs and self._pinged.get(name) == seen[name]
-            hangs = hangs and now - worker.busy_since > patience_s
-            if looks_and_stands or hangs or not worker.is_alive():
+            stands = self._pinged.get(name) == seen[name]
+            phase = seen[name][1]
+            too_long = phase == LOOKING or now - worker.busy_since > patience_s
+            if (stands and phase != IDLE and too_long) or not worker.is_alive():
                 return
         self._pinged, self._pinged_at = seen, now
         self._manager.watchdog()

@@ -144,8 +144,8 @@ class Watcher:
                 waits = True
         if waits and oldest_s < LINGER_S:
             return None
-        repeats = self.everything_again or self.again
-        if not found and (self._moving or not repeats):
+        busy = any(not change.hidden for change in self._moving.values())
+        if not found and (busy or not (self.everything_again or self.again)):
             return None
         for path in self.again:
             found.setdefault(path, self.acknowledged.get(path))

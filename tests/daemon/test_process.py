@@ -143,6 +143,22 @@ def test_everything_that_happens_to_a_file_is_served(watched, folder, eventually
     assert watched.daemon.stop()[0] == 0
 
 
+def test_a_disk_that_goes_and_comes_back_changes_no_row(watched, folder, eventually):
+    before, asked = watched("/work/artifacts"), len(watched.refreshes())
+    aside = folder.root.with_name("aside")
+    folder.root.rename(aside)
+    eventually(lambda: "unavailable" in watched.daemon.text)
+    folder.root.mkdir()  # the mount point
+    eventually(lambda: "all of its files are gone" in watched.daemon.text)
+    assert watched("/work/artifacts") == before
+    assert len(watched.refreshes()) == asked
+
+    folder.root.rmdir()
+    aside.rename(folder.root)
+    skill(folder, "pdf", "Back.")
+    eventually(lambda: listed(watched) == {"pdf": "Back.", "csv": "Tables."}, 5)
+
+
 def test_an_edit_is_served_about_one_interval_later(watched, folder, eventually):
     took_s = []
     for number in range(EDITS):

@@ -207,6 +207,14 @@ def test_everything_is_told_once_more_if_the_disk_moved_meanwhile():
     assert not watcher.everything_again
 
 
+def test_a_folder_that_stays_unreadable_holds_up_nothing_else(watcher):
+    watcher.observe({"x/b": B}, 0.0)
+    watcher.maybe_heard({"a"})
+    watcher.observe({}, 5.0, lambda path: path.startswith("x/"))
+
+    assert watcher.ready(5.0) == {"a": A}
+
+
 PATHS = st.sampled_from(["a", "b", "x/c"])
 # A write, a removal, a look, a look with an answer, one without, a restart.
 STEPS = st.lists(
