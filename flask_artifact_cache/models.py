@@ -312,4 +312,6 @@ class RefreshRun(Base):
     quarantined: Mapped[int] = mapped_column(default=0)
     # How many artifacts wait for a confirmation before they are removed.
     withheld: Mapped[int] = mapped_column(default=0)
+    error_count: Mapped[int] = mapped_column(default=0)
+    # The first of them.
     errors: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)

@@ -22,6 +22,7 @@ from .database import engine_of, schema_error
 from .errors import (
     AmbiguousIdError,
     ArtifactCacheError,
+    BusyError,
     ConfigurationError,
     InvalidRequestError,
     NotFoundError,
@@ -48,6 +49,8 @@ DEFAULT = "default"
 DAEMON = "daemon"
 # Less than the lease: a run that waits is known to be alive.
 BACKGROUND_WAIT_S = 50.0
+# How often an answer is put together at most while refreshes come between.
+MAX_LOOKS = 3
 Made = tuple[bytes, "datetime | None", "str | None"]
 
 
@@ -304,16 +307,49 @@ class ArtifactCacheService:
             known = [row for row, _ in store.known_by_uid(connection, list(uids)).values()]
         if len(known) > 1:
             raise _ambiguous(artifact_id, [(row.uid, row.path) for row in known])
-        row = known[0] if known else None
-        for one in managers if row is None else [uids[row.uid]]:
-            found = self._sync(one, managers[one], artifact_id, row, trigger)
-            if found is not None and found.status == "removed" and ":" in artifact_id:
-                # It may have moved: another file may be called so now.
-                found = self._sync(one, managers[one], artifact_id, None, trigger) or found
-            if found is not None:
-                return found
-        if known:
-            raise RootUnavailableError(f"the folder of '{artifact_id}' cannot be read now")
+        if not known:
+            return self._sync_new(managers, artifact_id, trigger)
+        row = known[0]
+        collection_id = uids[row.uid]
+        manager = managers[collection_id]
+        synced = self._sync(collection_id, manager, artifact_id, row, trigger)
+        if synced is None:
+            # It vanished while we looked, or another refresh has just removed its row.
+            raise BusyError(f"the file of '{artifact_id}' is just being replaced", retry_after=1)
+        if synced.status == "removed" and ":" in artifact_id:
+            # It may have moved: another file may be called so now.
+            return self._sync(collection_id, manager, artifact_id, None, trigger) or synced
+        return synced
+
+    def _sync_new(
+        self, managers: Mapping[str, ArtifactManager], artifact_id: str, trigger: str
+    ) -> Synced:
+        """Read an artifact that has no row yet, or is called otherwise in its row."""
+        found: list[Synced] = []
+        failures: list[ArtifactCacheError] = []
+        for collection_id, manager in managers.items():
+            try:
+                synced = self._sync(collection_id, manager, artifact_id, None, trigger)
+            except (RootUnavailableError, BusyError) as error:
+                failures.append(error)
+                continue
+            if synced is not None:
+                found.append(synced)
+        if len(found) > 1:
+            with self._read() as connection:
+                uids = [
+                    uid
+                    for one in found
+                    for uid in store.uids_of(connection, one.collection_id, [artifact_id])[
+                        artifact_id
+                    ]
+                ]
+                rows = [row for row, _ in store.known_by_uid(connection, uids).values()]
+            raise _ambiguous(artifact_id, [(row.uid, row.path) for row in rows])
+        if found:
+            return found[0]
+        if failures:
+            raise failures[0]
         raise NotFoundError(f"there is no artifact '{artifact_id}'")
 
     def _sync(
@@ -331,15 +367,22 @@ class ArtifactCacheService:
             if wanted in (change.record.uid, change.record.artifact_id):
                 changes.append(change)
 
-        order = self._order(Selection(collection_id, artifact_ids=(wanted,)), trigger, force=True)
-        with self._transactions() as transactions:
-            managers = {collection_id: manager}
-            [report] = (
-                Refresher(transactions, managers, self._clock, joins=False, observe=observe)
-                .refresh(order)
-                .reports
-            )
-        report.raise_if_withheld()
+        orders = [self._order(Selection(collection_id, artifact_ids=(wanted,)), trigger, True)]
+        if row is None:
+            # A row that is called otherwise so far is among what has changed.
+            orders.append(self._order(Selection(collection_id), trigger, False))
+        for order in orders:
+            with self._transactions() as transactions:
+                managers = {collection_id: manager}
+                [report] = (
+                    Refresher(transactions, managers, self._clock, joins=False, observe=observe)
+                    .refresh(order)
+                    .reports
+                )
+            if changes:
+                break
+        if row is not None:
+            report.raise_if_withheld()
         synced_at = freshness.isoformat(self._clock())
         if not changes and report.removed and row is not None:
             return Synced(row.artifact_id, collection_id, synced_at, (), "removed")
@@ -382,7 +425,7 @@ class ArtifactCacheService:
                         uids = sorted({uid for uids_ in found.values() for uid in uids_})
                     changed = store.invalidate(connection, one, uids)
                     if changed:
-                        store.publish(connection, one, recount=False)
+                        store.publish(connection, one, recount=False, evidence=None)
                     invalidated += changed
         return {"invalidated": invalidated, "unknown": sorted(unknown)}
 
@@ -475,8 +518,13 @@ class ArtifactCacheService:
             one = self._populated(collection_id, look(connection, collection_id))
             if kept is not None and kept.holds(one.stamp, now):
                 return kept.body
-            at = queries.moment(connection, one, now, self.settings.ttl)
-            data, expires_at, next_cursor = make(connection, one, at)
+            for _ in range(MAX_LOOKS):
+                at = queries.moment(connection, one, now, self.settings.ttl)
+                data, expires_at, next_cursor = make(connection, one, at)
+                # It takes several statements, and a refresh may have come between two of them.
+                before, one = one, self._populated(collection_id, look(connection, collection_id))
+                if one.stamp == before.stamp:
+                    break
         spelt = repr(place)
         body = Body(data, etag(spelt, one.stamp, expires_at), expires_at, next_cursor)
         self._bodies.put(place, body, one.stamp, now, len(spelt))
@@ -530,7 +578,17 @@ class ArtifactCacheService:
         ours = not (
             session.new or session.dirty or session.deleted or getattr(raw, "in_transaction", True)
         )
-        yield in_session(session())
+        try:
+            yield in_session(session())
+        except ArtifactCacheError:
+            # What is known of the failure is kept.
+            if ours:
+                session.commit()
+            raise
+        except BaseException:
+            if ours:
+                session.rollback()
+            raise
         if ours:
             session.commit()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -19,6 +20,7 @@ from flask_artifact_cache.errors import (
     RootUnavailableError,
 )
 from flask_artifact_cache.models import Artifact, Collection, CollectionArtifact, RefreshRun
+from flask_artifact_cache.refresh import store
 from flask_artifact_cache.refresh.selection import Selection
 
 from .cached import Cache, contents, counts, differences, hurry, opened
@@ -764,3 +766,88 @@ def test_a_sync_finds_an_artifact_where_it_has_moved(make_app, sqlite_url, sampl
 
     assert (synced.artifact_id, synced.status) == ("skill:pdf", "created")
     assert found["path"] == "skills/moved/SKILL.md"
+
+
+def test_an_artifact_is_found_by_a_name_that_its_row_does_not_have_yet(
+    make_app, sqlite_url, sample, populate
+):
+    app = make_app(sqlite_url, {"work": sample.root})
+    populate(app)
+    sample.write("skills/pdf/SKILL.md", "---\nname: pdf2\ndescription: Renamed.\n---\n")
+
+    with app.app_context():
+        synced = app.extensions["artifact_cache"].service.sync_artifact("skill:pdf2")
+
+    assert (synced.artifact_id, synced.status) == ("skill:pdf2", "updated")
+
+
+def test_a_new_artifact_is_found_although_another_folder_is_away(
+    make_app, sqlite_url, sample, populate, tmp_path
+):
+    app = make_app(sqlite_url, {"gone": tmp_path / "gone", "work": sample.root})
+    populate(app)
+    sample.skill("new")
+
+    with app.app_context():
+        service = app.extensions["artifact_cache"].service
+        assert service.sync_artifact("skill:new").status == "created"
+        with pytest.raises(RootUnavailableError):
+            service.sync_artifact("skill:unknown")
+
+
+def test_a_new_id_in_two_collections_is_ambiguous(make_app, sqlite_url, sample, populate, tmp_path):
+    other = tmp_path / "other"
+    (other / "skills/new").mkdir(parents=True)
+    app = make_app(sqlite_url, {"other": other, "work": sample.root})
+    populate(app)
+    populate(app, "other")
+    (other / "skills/new/SKILL.md").write_text("---\nname: new\n---\n")
+    sample.skill("new")
+
+    with app.app_context():
+        service = app.extensions["artifact_cache"].service
+        with pytest.raises(AmbiguousIdError) as raised:
+            service.sync_artifact("skill:new")
+
+    assert len(raised.value.candidates) == 2
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again(app_on_old_files, sample, monkeypatch):
+    cache = app_on_old_files
+    cache.refresh()
+    monkeypatch.setattr(os, "open", _refusing(os.open, "skills/pdf"))
+    assert cache.refresh(force=True).quarantined == 1
+    assert cache.refresh().quarantined == 1
+    monkeypatch.undo()
+
+    report = cache.refresh()
+
+    assert (report.quarantined, report.outcome) == (0, "succeeded")
+
+
+def test_an_invalidation_during_a_refresh_is_not_lost(app, sample):
+    cache = Cache(engine_of(app), sample.root)
+
+    def invalidate(change):
+        with cache.engine.begin() as connection:
+            store.invalidate(connection, "work", [change.record.uid])
+
+    cache.refresher(observe=invalidate).refresh(cache.order(force=True))
+
+    assert {tuple(row) for row in cache.rows(Artifact.condition)} == {("invalidated",)}
+    cache.refresh()
+    assert {tuple(row) for row in cache.rows(Artifact.condition)} == {("ok",)}
+
+
+@pytest.fixture
+def app_on_old_files(make_app, sqlite_url, sample):
+    return Cache(engine_of(make_app(sqlite_url)), sample.root)
+
+
+def _refusing(open_, part):
+    def refuse(path, *arguments, **options):
+        if part in str(path):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_(path, *arguments, **options)
+
+    return refuse

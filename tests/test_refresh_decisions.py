@@ -83,12 +83,18 @@ def owns(type_, artifact, path):
     return path == artifact or artifact.startswith(f"{path}/") or (type_ == "skill" and inside)
 
 
+def is_told_of(artifact, path):
+    """Whether a file decides what else is an artifact in the folder that holds both."""
+    above, _, name = path.rpartition("/")
+    return name.lower() == "skill.md" and (not above or artifact.startswith(f"{above}/"))
+
+
 @given(type_=types, artifact=paths, changed=st.lists(paths, max_size=3))
 @example(type_="skill", artifact="SKILL.md", changed=["a/b/x.md"])
 @example(type_="skill", artifact="a/SKILL.md", changed=["a"])
 @example(type_="command", artifact="a/x.md", changed=["a/y.txt"])
 def test_an_artifact_owns_its_file_and_a_skill_its_folder(type_, artifact, changed):
-    expected = any(owns(type_, artifact, path) for path in changed)
+    expected = any(owns(type_, artifact, path) or is_told_of(artifact, path) for path in changed)
     assert Owners(changed).row(type_, artifact) == expected
     assert Owners(f"{path}/" for path in changed).row(type_, artifact) == expected
 

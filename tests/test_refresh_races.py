@@ -22,7 +22,8 @@ import sqlalchemy as sa
 from flask_artifact_cache import CollectionManager, migrate_artifacts_to_default_collection
 from flask_artifact_cache.errors import BusyError
 from flask_artifact_cache.models import Artifact, Collection, RefreshRun
-from flask_artifact_cache.refresh import runs
+from flask_artifact_cache.refresh import lease as leases
+from flask_artifact_cache.refresh import requests, runs
 from flask_artifact_cache.refresh.selection import Selection
 
 from .cached import Cache, contents, counts, differences, empty, hurry
@@ -501,3 +502,26 @@ def test_refreshes_of_all_and_of_one_at_once_do_not_wait_for_each_other_for_ever
                 assert one.exception() is None
     call("refresh")
     assert {tuple(row) for row in Cache(engine_of(app), own).rows(Artifact.condition)} == {("ok",)}
+
+
+def test_a_look_that_takes_longer_than_the_lease_keeps_it(app, sample, monkeypatch):
+    """The lease and its heartbeat are made quick here, instead of the disk slow."""
+    monkeypatch.setattr(leases, "LEASE_MS", 600)
+    monkeypatch.setattr(requests, "BEAT_S", 0.1)
+    cache = Cache(engine_of(app), sample.root)
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(_):
+        entered.set()
+        assert go.wait(PATIENCE_S)
+
+    with executor() as pool:
+        first = pool.submit(lambda: cache.refresher(observe=slow).refresh(cache.order(force=True)))
+        assert entered.wait(PATIENCE_S)
+        time.sleep(1.0)
+        with pytest.raises(BusyError):
+            cache.refresher(joins=False).refresh(cache.order())
+        go.set()
+        assert first.result().reports[0].outcome == "succeeded"
+    with cache.engine.connect() as connection:
+        assert connection.scalar(sa.select(Collection.lease_holder)) is None

@@ -114,7 +114,8 @@ class ArtifactManager:
     @property
     def rules(self) -> str:
         """What decides, beside the files, what is found in them."""
-        return repr((sorted(self._types.items()), self._exclude))
+        # The root's name is that of a skill in it.
+        return repr((self.name, sorted(self._types.items()), self._exclude))
 
     def walk(self) -> Tree:
         """See the files by stat alone; the digest of it tells whether to look closer.

@@ -168,8 +168,10 @@ def compare(
     :param uncertain: as of :class:`Change`, like the others. While the artifact's own files are
         the same, its row keeps what the manifest said when it could be read.
     """
+    if uncertain or record.is_passing:
+        evidence = None
     if uncertain:
-        evidence, alone = None, False
+        alone = False
     problem = record.error
     condition = OK if problem is None else QUARANTINED
     payload: bytes = record.columns["payload"]

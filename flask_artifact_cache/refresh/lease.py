@@ -39,13 +39,14 @@ class Lease:
 
     def release(self, connection: Connection) -> None:
         """Let the next one in; without effect if the lease was lost."""
-        self._update(connection, until=literal_column("0"))
+        # Without a holder nobody can prolong it any more, not even we.
+        self._update(connection, until=literal_column("0"), lease_holder=None)
 
-    def _update(self, connection: Connection, until: ColumnElement[int]) -> bool:
+    def _update(self, connection: Connection, until: ColumnElement[int], **values: None) -> bool:
         statement = (
             update(Collection)
             .where(Collection.id == self.collection_id, Collection.lease_holder == self.holder)
-            .values(lease_until_ms=until)
+            .values(lease_until_ms=until, **values)
         )
         return connection.execute(statement).rowcount == 1
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from ..files.artifact import Artifact, uid
+from ..files.artifact import HASH_LIMIT, Artifact, uid
 from ..files.problems import Problem
 from ..models import FACET_VALUE_LENGTH, NAME_KEY_LENGTH
 from ..search import fold
@@ -61,6 +61,21 @@ class Record(NamedTuple):
     facets: tuple[tuple[str, str, str], ...]
     search: tuple[str, str, str]
     error: Problem | None
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether what is wrong may pass although no file changes.
+
+        A file that cannot be opened is none that says nothing: a process may be short of
+        handles, or a disk away.
+        """
+        if self.error is not None and self.error.code == "E_UNREADABLE":
+            return True
+        columns = self.columns
+        return columns["content_hash"] is None and any(
+            warning["code"] == "W_NOT_HASHED" and columns["total_size"] <= HASH_LIMIT
+            for warning in columns["warnings"]
+        )
 
     @property
     def artifact_id(self) -> str:

@@ -66,6 +66,27 @@ class Report:
             )
 
 
+def all_errors(found: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """The errors of several collections as one list, which says of which collection each is.
+
+    An id is unknown only if none of the collections knows it.
+
+    :param found: collection ids, and the errors of each.
+    """
+    if len(found) == 1:
+        return list(found[0][1])
+    unknown = [
+        {error["artifact_id"] for error in one if "artifact_id" in error} for _, one in found
+    ]
+    elsewhere = set().union(*unknown).difference(set.intersection(*unknown)) if unknown else set()
+    return [
+        {"collection_id": collection_id, **error}
+        for collection_id, errors in found
+        for error in errors
+        if error.get("artifact_id") not in elsewhere
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of a refresh that was asked for: the reports of all its collections.
@@ -79,13 +100,6 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """As it is served: counts are summed up, errors say of which collection they are."""
-        several = len(self.reports) > 1
-        # An id is unknown only if no collection knows it.
-        unknown = [
-            {error["artifact_id"] for error in report.errors if "artifact_id" in error}
-            for report in self.reports
-        ]
-        elsewhere = set().union(*unknown) - set.intersection(*unknown) if several else set()
 
         def total(name: str) -> int:
             return sum(getattr(report, name) for report in self.reports)
@@ -95,12 +109,7 @@ class Result:
             "artifacts_refreshed": total("artifacts_refreshed"),
             **{name: total(name) for name in ("created", "updated", "unchanged", "removed")},
             "skipped": total("skipped"),
-            "errors": [
-                {"collection_id": report.collection_id, **error} if several else error
-                for report in self.reports
-                for error in report.errors
-                if error.get("artifact_id") not in elsewhere
-            ],
+            "errors": all_errors([(one.collection_id, one.errors) for one in self.reports]),
             "duration_seconds": round(sum(one.duration_seconds for one in self.reports), 3),
         }
 

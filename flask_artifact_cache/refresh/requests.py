@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import (
     ArtifactCacheError,
@@ -33,6 +36,9 @@ log = logging.getLogger("flask_artifact_cache")
 # How long a request waits for another one on the same collection, and for one it has joined.
 WAIT_S = 10.0
 JOIN_S = 60.0
+# A third of the lease; and who takes longer than an hour is believed to hang.
+BEAT_S = leases.LEASE_MS / 3000
+MAX_BEATS = 180
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.01, 0.25
 
 
@@ -164,7 +170,8 @@ class Refresher:
         )
         try:
             lease = self._take(report)
-            run.execute(end)
+            with self._heartbeat(lease, report):
+                run.execute(end)
         except BaseException as error:
             if isinstance(error, BusyError) and lease is None and not self.known:
                 # It never began.
@@ -195,6 +202,35 @@ class Refresher:
                 return lease
             self.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _LAST_PAUSE_S)
+
+    @contextmanager
+    def _heartbeat(self, lease: leases.Lease, report: Report) -> Iterator[None]:
+        """Prolong the lease meanwhile: a look at a slow disk may take longer than it lasts."""
+        if not self.transactions.concurrent:
+            yield
+            return
+        ended = threading.Event()
+
+        def beat() -> None:
+            for _ in range(MAX_BEATS):
+                if ended.wait(BEAT_S):
+                    return
+                try:
+                    with self.transactions.write() as connection:
+                        lease.renew(connection)
+                        runs.live_on(connection, report.refresh_id)
+                except (ArtifactCacheError, SQLAlchemyError) as error:
+                    if not ended.is_set():
+                        log.warning("the lease of '%s': %s", report.collection_id, error)
+                    return
+
+        thread = threading.Thread(target=beat, name="artifact-cache-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _fail(
         self,

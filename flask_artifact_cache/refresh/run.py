@@ -18,7 +18,7 @@ from ..files.garbage import uncollected
 from ..files.layouts import Place
 from ..files.manager import ArtifactManager, Scan
 from ..files.walk import digest
-from ..freshness import QUARANTINED
+from ..freshness import INVALIDATED, MISSING, QUARANTINED
 from ..version import VERSION
 from . import runs, store
 from .changes import CREATED, UNCHANGED, UPDATED, Change, Plan, compare, plan
@@ -68,6 +68,7 @@ class _Found:
     """What there is to write.
 
     :ivar uncertain: how many artifacts a manifest may say more about that cannot be read.
+    :ivar passing: how many artifacts have something wrong that may pass without a trace.
     :ivar vanished: how many files were gone when they were to be opened.
     :ivar verified: the ids of the rows that agree with their files.
     :ivar settled: whether all of the collection's rows will agree with their files then.
@@ -77,6 +78,7 @@ class _Found:
     first: bool = False
     uncertain: int = 0
     vanished: int = 0
+    passing: int = 0
     waiting: list[Change] = field(default_factory=list)
     verified: list[int] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
@@ -87,6 +89,7 @@ class _Found:
     def add(self, change: Change) -> None:
         """Sort what was found out about an artifact that was opened."""
         self.uncertain += change.uncertain
+        self.passing += change.record.is_passing
         if change.kind != UNCHANGED or change.was != change.condition or change.moved:
             self.waiting.append(change)
         if change.kind == UNCHANGED and change.stored is not None and not change.uncertain:
@@ -176,13 +179,14 @@ class Run:
             chosen = self._chosen(connection, head)
         found = _Found()
         made: Plan[Place] = Plan()
-        looked_at_ns = 0
+        looked_at_ns: list[int] = []
         for row in filter(chosen.row, rows):
             item = stored[row.uid]
             seen = self.manager.look(row.type, row.path, **item.surroundings)
             if seen is None:
                 return None
-            place, looked_at_ns = seen
+            place, at_ns = seen
+            looked_at_ns.append(at_ns)
             once = plan(
                 {row.uid: place},
                 [row],
@@ -193,10 +197,14 @@ class Run:
             )
             made.read += once.read
             made.agree += once.agree
-        self._read(made.read, found, chosen, looked_at_ns, lambda _: False)
+        self._read(made.read, found, chosen, min(looked_at_ns, default=0), lambda _: False)
+        if found.vanished:
+            # Just being replaced, perhaps: a look at all of it tells.
+            self.report = Report(self.report.refresh_id, collection_id)
+            return None
         self._agree(made.agree, found)
         self.report.skipped = members - len(made.read) - len(made.agree)
-        self._judge(complete=not found.vanished)
+        self._judge(complete=True)
         return found
 
     def _lone(self, connection: Connection) -> list[Known] | None:
@@ -308,7 +316,7 @@ class Run:
             "problems": [as_dict(problem) for problem in scan.problems],
         }
         if not report.skipped:
-            sure = found.settled and scan.settled and not lost.withheld
+            sure = found.settled and scan.settled and not (lost.withheld or found.passing)
             found.columns |= {"evidence": scan.digest if sure else None, "rules": self._rules}
         return found
 
@@ -468,14 +476,21 @@ class Run:
         collection_id = self.report.collection_id
         gathering = store.lock(connection, collection_id)
         self.renew(connection, self.report.unchanged, self.report.unchanged)
+        told_since = store.invalidated(connection, collection_id) - {
+            change.stored.id
+            for change in found.waiting
+            if change.stored is not None and change.was == INVALIDATED
+        }
         store.apply(connection, [collection_id, *gathering], found.waiting, self.now)
+        # Whoever said that they are stale may know of an edit after our look.
+        store.mark(connection, sorted(told_since), INVALIDATED)
         if found.first:
             for one in gathering:
                 store.gather(connection, one, [collection_id])
         if not found.settled:
             store.verify(connection, found.verified, self.now)
         store.remove(connection, found.removed)
-        store.mark_missing(connection, found.missing)
+        store.mark(connection, found.missing, MISSING)
         if found.waiting or found.removed or found.missing:
             # The whole was seen with other rows than these: files that go back to what they
             # were would be taken for unchanged.

@@ -13,18 +13,32 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, desc, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    and_,
+    case,
+    delete,
+    desc,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from ..freshness import isoformat
 from ..models import Collection, RefreshRun
 from . import store
 from .lease import LEASE_MS, now_ms
-from .report import COUNTS, FAILED, NEEDS_CONFIRMATION, PARTIAL, SUCCEEDED, Report
+from .report import COUNTS, FAILED, NEEDS_CONFIRMATION, PARTIAL, SUCCEEDED, Report, all_errors
 from .selection import Selection
 
 QUEUED, RUNNING = "queued", "running"
 # What was held back then has been confirmed or has come back since.
 SUPERSEDED = "superseded"
+# How many errors and paths of a run are kept; all are counted.
+KEPT_ERRORS = 1_000
+KEPT_PATHS = 20
 # How long what came of a run can be looked up.
 KEPT = timedelta(days=7)
 
@@ -105,7 +119,7 @@ def queue(
                 "collection_id": one,
                 "request": request,
                 "trigger": trigger,
-                "filters": filters,
+                "filters": _bounded(filters),
                 "outcome": QUEUED,
                 "closed": not joinable,
                 "alive_until_ms": alive_until_ms,
@@ -116,12 +130,21 @@ def queue(
     )
 
 
+def _bounded(filters: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: f"{len(value)} of them"
+        if isinstance(value, list) and len(value) > KEPT_PATHS
+        else value
+        for name, value in filters.items()
+    }
+
+
 def start(connection: Connection, refresh_id: str, collection_id: str) -> None:
     """Write down that the run is at one of its collections now."""
     connection.execute(
         update(RefreshRun)
         .where(RefreshRun.id == refresh_id, RefreshRun.collection_id == collection_id)
-        .values(outcome=RUNNING)
+        .values(outcome=RUNNING, alive_until_ms=now_ms(connection) + LEASE_MS)
     )
 
 
@@ -150,6 +173,15 @@ def go_on(
     )
 
 
+def live_on(connection: Connection, refresh_id: str) -> None:
+    """Say that the run is alive."""
+    connection.execute(
+        update(RefreshRun)
+        .where(RefreshRun.id == refresh_id, RefreshRun.finished_at.is_(None))
+        .values(alive_until_ms=now_ms(connection) + LEASE_MS)
+    )
+
+
 def close(connection: Connection, refresh_id: str, collection_id: str) -> bool:
     """Let nobody join any more; whether somebody has."""
     mine = and_(RefreshRun.id == refresh_id, RefreshRun.collection_id == collection_id)
@@ -171,7 +203,8 @@ def finish(connection: Connection, report: Report, now: datetime) -> None:
             duration_ms=round(report.duration_seconds * 1000),
             done=total,
             total=total,
-            errors=report.errors,
+            errors=report.errors[:KEPT_ERRORS],
+            error_count=len(report.errors),
             **counts,
         )
     )
@@ -251,22 +284,27 @@ def recent(
         statement = statement.where(RefreshRun.collection_id == collection_id)
     statement = statement.group_by(RefreshRun.id).order_by(desc("at"), RefreshRun.id).limit(limit)
     ids = [row[0] for row in connection.execute(statement)]
-    found = _described(connection, ids)
+    found = _described(connection, ids, with_errors=False)
     return [{name: value for name, value in found[one].items() if name != "errors"} for one in ids]
 
 
 def one(connection: Connection, refresh_id: str) -> dict[str, Any] | None:
     """A run with its progress, counts and errors; None if there is none."""
-    return _described(connection, [refresh_id]).get(refresh_id)
+    return _described(connection, [refresh_id], with_errors=True).get(refresh_id)
 
 
 # Of a run of several collections, what stands first here is said of the whole.
 _OUTCOMES = (RUNNING, QUEUED, FAILED, NEEDS_CONFIRMATION, SUPERSEDED, PARTIAL, SUCCEEDED)
 
 
-def _described(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _described(
+    connection: Connection, ids: Sequence[str], *, with_errors: bool
+) -> dict[str, dict[str, Any]]:
     alive = (RefreshRun.alive_until_ms > now_ms(connection)).label("alive")
-    statement = select(*_RUN.columns, alive).where(RefreshRun.id.in_(ids))
+    columns = [one for one in _RUN.columns if with_errors or one.name != "errors"]
+    if not with_errors:
+        columns.append(literal([], _RUN.c.errors.type).label("errors"))
+    statement = select(*columns, alive).where(RefreshRun.id.in_(ids))
     by_id: dict[str, list[Any]] = {}
     for row in connection.execute(statement.order_by(RefreshRun.collection_id)):
         by_id.setdefault(row.id, []).append(row)
@@ -296,11 +334,7 @@ def _description(rows: Sequence[Any]) -> dict[str, Any]:
         + total("unchanged")
         - total("quarantined"),
         **{name: total(name) for name in COUNTS},
-        "error_count": sum(len(row.errors) for row in rows),
-        "errors": [
-            {"collection_id": row.collection_id, **error} if several else error
-            for row in rows
-            for error in row.errors
-        ],
+        "error_count": total("error_count"),
+        "errors": all_errors([(row.collection_id, row.errors) for row in rows]),
         "duration_seconds": total("duration_ms") / 1000,
     }

@@ -180,7 +180,8 @@ def parents(path: str) -> Iterator[str]:
 def _described(path: str) -> Iterator[str]:
     """The folders about whose artifacts a file says something, beside its own artifact."""
     above, _, name = path.rpartition("/")
-    if name in _MANIFESTS:
+    # The last two decide what is an artifact in their folder at all.
+    if name in _MANIFESTS or name.lower() in ("skill.md", "pyvenv.cfg"):
         yield above
     folder = above.rpartition("/")
     if folder[2].endswith(_PLUGIN_SUFFIX):

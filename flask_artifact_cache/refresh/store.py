@@ -211,13 +211,18 @@ def invalidate(connection: Connection, collection_id: str, uids: Sequence[str] |
 
     :param uids: None means all of the collection.
     """
-    statement = update(Artifact).where(
-        Artifact.collection_id == collection_id, Artifact.condition == OK
-    )
     changed = 0
     for batch in [None] if uids is None else batches(uids):
-        narrowed = statement if batch is None else statement.where(Artifact.uid.in_(batch))
-        changed += connection.execute(narrowed.values(condition=INVALIDATED)).rowcount
+        meant = [Artifact.collection_id == collection_id]
+        if batch is not None:
+            meant.append(Artifact.uid.in_(batch))
+        fine = update(Artifact).where(*meant, Artifact.condition == OK)
+        changed += connection.execute(fine.values(condition=INVALIDATED)).rowcount
+        # These are stale as it is; but their files are to be read again, too.
+        broken = update(Artifact).where(
+            *meant, Artifact.condition == QUARANTINED, Artifact.evidence.is_not(None)
+        )
+        changed += connection.execute(broken.values(evidence=None)).rowcount
     return changed
 
 
@@ -322,10 +327,20 @@ def remove(connection: Connection, ids: Sequence[int]) -> None:
             connection.execute(delete(table).where(column.in_(batch)))
 
 
-def mark_missing(connection: Connection, ids: Sequence[int]) -> None:
-    """Keep the rows, and say that their files are gone."""
+def invalidated(connection: Connection, collection_id: str) -> set[int]:
+    """The ids of the rows that were told to be stale."""
+    statement = select(Artifact.id).where(
+        Artifact.collection_id == collection_id, Artifact.condition == INVALIDATED
+    )
+    return set(connection.scalars(statement))
+
+
+def mark(connection: Connection, ids: Sequence[int], condition: str) -> None:
+    """Keep the rows as they are, and say this of them."""
     for batch in batches(ids):
-        connection.execute(update(Artifact).where(Artifact.id.in_(batch)).values(condition=MISSING))
+        connection.execute(
+            update(Artifact).where(Artifact.id.in_(batch)).values(condition=condition)
+        )
 
 
 def set_unavailable(connection: Connection, collection_id: str) -> None:

@@ -18,11 +18,13 @@ class Transactions:
 
     :ivar own: whether leaving ``write()`` commits. In a caller's session nothing is committed
         before the caller does it, so a batch is not visible to anybody else.
+    :ivar concurrent: whether another thread may use them meanwhile.
     """
 
     read: Callable[[], AbstractContextManager[Connection]]
     write: Callable[[], AbstractContextManager[Connection]]
     own: bool
+    concurrent: bool = False
 
 
 def on_engine(engine: Engine | Connection) -> Transactions:
@@ -40,7 +42,7 @@ def on_engine(engine: Engine | Connection) -> Transactions:
             _begin_immediate(connection)
             yield connection
 
-    return Transactions(read=engine.connect, write=write, own=True)
+    return Transactions(read=engine.connect, write=write, own=True, concurrent=True)
 
 
 def in_session(session: Session) -> Transactions:

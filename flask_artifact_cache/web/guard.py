@@ -93,12 +93,12 @@ class Guard:
         return False
 
     def _is_known(self, token: str, limit: str) -> bool:
-        # Wrong tokens are counted by themselves: they must not be guessed quickly, and a flood of
-        # requests without any must not keep out those who have one.
-        self._rates.check(limit, "wrong token", _address())
         digest = _digest(token)
         # Every one is compared, so the time tells neither which matched nor how much of it.
         if not sum(hmac.compare_digest(digest, known) for known in self._digests):
+            # Counted by themselves, and asked for only now: neither a flood of wrong tokens nor
+            # one of requests without any keeps out those who have a right one.
+            self._rates.check(limit, "wrong token", _address())
             return False
         self._rates.spend(limit, "token", digest.hex()[:16])
         return True
@@ -129,7 +129,10 @@ def _address() -> str:
 
 
 def _is_local() -> bool:
-    # A request by a Unix socket has no address.
+    # Of a request that a proxy has passed on the address is the proxy's.
+    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+        return False
+    # A request by a Unix socket has none.
     address = request.remote_addr
     try:
         return not address or ip_address(address).is_loopback

@@ -13,6 +13,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from .. import freshness, queries, statements
 from ..errors import InvalidRequestError
 from ..files.artifact import TYPES
+from ..files.manager import COLLECTION_ID
 
 MAX_VALUES = 50
 MAX_LENGTH = 500
@@ -28,6 +29,9 @@ _TEXT: list[Callable[[Any], Any]] = [validate.Length(max=MAX_LENGTH), _no_nul]
 
 
 _NO_NUL = {"pattern": "^[^\\u0000]*$"}  # _no_nul for those who read the OpenAPI document
+
+
+_ID_PATTERN = f"^{COLLECTION_ID.pattern}$"
 
 
 def _many(*allowed: str, description: str = "Any of these.") -> fields.List[str]:
@@ -82,7 +86,12 @@ class RefreshesArgs(Schema):
     """The query of the list of refreshes."""
 
     limit = fields.Integer(validate=validate.Range(1, 100), load_default=20)
-    collection_id = _text("Only those of this collection.")
+    collection_id = fields.String(
+        validate=validate.Regexp(
+            rf"^{COLLECTION_ID.pattern}\Z", error="must be the id of a collection"
+        ),
+        metadata={"description": "Only those of this collection.", "pattern": _ID_PATTERN},
+    )
 
 
 class NoArgs(Schema):

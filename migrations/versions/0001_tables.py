@@ -179,6 +179,7 @@ def upgrade() -> None:
         sa.Column("skipped", sa.Integer(), nullable=False),
         sa.Column("quarantined", sa.Integer(), nullable=False),
         sa.Column("withheld", sa.Integer(), nullable=False),
+        sa.Column("error_count", sa.Integer(), nullable=False),
         sa.Column("errors", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(
             ["collection_id"],
