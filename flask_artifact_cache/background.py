@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from datetime import datetime
+from datetime import datetime, timedelta
 from weakref import WeakKeyDictionary
 
 from flask import Flask, request_started
@@ -15,6 +15,10 @@ from .errors import ArtifactCacheError, BusyError
 from .service import ArtifactCacheService
 
 log = logging.getLogger("flask_artifact_cache")
+
+# The workers of a server start within moments of each other: what one of them has just checked
+# the next one does not check again.
+SAME_START = timedelta(seconds=30)
 
 # The apps that have not served a request yet, and when each was set up.
 _waiting: WeakKeyDictionary[Flask, datetime] = WeakKeyDictionary()
@@ -56,7 +60,7 @@ def _work(app: Flask, started_at: datetime) -> None:
 
 def _check(service: ArtifactCacheService, collection_id: str, started_at: datetime) -> None:
     try:
-        if service.verified_since(collection_id, started_at):
+        if service.verified_since(collection_id, started_at - SAME_START):
             return
         service.populate(collection_id, trigger="startup", force=False)
     except BusyError:
