@@ -164,6 +164,12 @@ def first_head(connection: Connection, collection_id: str) -> Head | None:
     return Head(id_, revision, artifact_count, bool(gathers), verified_at, bool(available), stamp)
 
 
+def has_moved(connection: Connection, one: Head) -> bool:
+    """Whether a collection was written to since it was looked at."""
+    row = _look(connection.connection, connection.dialect, _ONE_STAMP, one.id)
+    return row is None or row[0] != one.stamp
+
+
 def quick_stamp(engine: Engine, collection_id: str) -> str | None:
     """The stamp of a collection; None if there is none, or if :func:`first_head` has to tell.
 

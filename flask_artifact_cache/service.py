@@ -518,13 +518,13 @@ class ArtifactCacheService:
             one = self._populated(collection_id, look(connection, collection_id))
             if kept is not None and kept.holds(one.stamp, now):
                 return kept.body
-            for _ in range(MAX_LOOKS):
+            for again in reversed(range(MAX_LOOKS)):
                 at = queries.moment(connection, one, now, self.settings.ttl)
                 data, expires_at, next_cursor = make(connection, one, at)
                 # It takes several statements, and a refresh may have come between two of them.
-                before, one = one, self._populated(collection_id, look(connection, collection_id))
-                if one.stamp == before.stamp:
+                if not (again and queries.has_moved(connection, one)):
                     break
+                one = self._populated(collection_id, look(connection, collection_id))
         spelt = repr(place)
         body = Body(data, etag(spelt, one.stamp, expires_at), expires_at, next_cursor)
         self._bodies.put(place, body, one.stamp, now, len(spelt))

@@ -21,6 +21,7 @@ from flask_artifact_cache import (
     bodies,
     cursors,
     populate_artifact_metadata,
+    queries,
     search,
 )
 from flask_artifact_cache.errors import InvalidRequestError
@@ -535,3 +536,25 @@ def test_the_body_is_the_same_from_a_cold_and_a_warm_cache(app, client):
     app.extensions["artifact_cache"].service._bodies.__init__()
     assert client.get(LIST).data == cold
     assert json.loads(cold)["page_info"]["total_count"] == 6
+
+
+def test_a_page_is_of_one_revision_though_a_refresh_comes_between_its_statements(
+    app, sample, populate, monkeypatch
+):
+    """The refresh happens after the look at the collection, where another process's may."""
+    page_of = queries.page
+    added = iter(range(2))
+
+    def late(*arguments):
+        for number in added:
+            sample.skill(f"late-{number}")
+            populate(app)
+            break
+        return page_of(*arguments)
+
+    monkeypatch.setattr(queries, "page", late)
+    page = app.test_client().get(f"{LIST}?limit=2").json
+
+    assert page["page_info"]["total_count"] == 8
+    following = app.test_client().get(f"{LIST}?limit=200").json
+    assert page["items"] == following["items"][:2]
