@@ -353,8 +353,8 @@ def test_filters_hold_in_a_collection_that_was_empty(engine, collection):
 AGENT = "---\nname: loose\ndescription: x\ntools: Read\n---\n"
 
 
-def test_one_edited_file_of_two_thousand_is_the_only_one_that_is_opened(engine, collection):
-    for number in range(2000):
+def test_one_edited_file_of_ten_thousand_is_the_only_one_that_is_opened(engine, collection):
+    for number in range(10_000):
         collection.skill(f"skill-{number:04}")
     for number in range(5):
         collection.write(f"p{number}/.claude-plugin/plugin.json", f'{{"name": "p{number}"}}')
@@ -364,7 +364,7 @@ def test_one_edited_file_of_two_thousand_is_the_only_one_that_is_opened(engine, 
         )
         collection.write(f"notes/text-{number}.md", "Text.\n")
     cache = Cache(engine, collection.root)
-    assert cache.refresh().created == 2015
+    assert cache.refresh().created == 10_015
 
     for order in ({}, {"types": ["skill"]}, {"paths": ["skills/skill-0001/SKILL.md"]}):
         with opened(collection.root) as seen:
@@ -375,7 +375,7 @@ def test_one_edited_file_of_two_thousand_is_the_only_one_that_is_opened(engine, 
     with opened(collection.root) as seen:
         report = cache.refresh()
     assert seen == ["skills/skill-1234/SKILL.md"]
-    assert counts(report) == {"updated": 1, "unchanged": 2014}
+    assert counts(report) == {"updated": 1, "unchanged": 10_014}
     with opened(collection.root) as seen:
         cache.refresh()
     assert seen == []
