@@ -60,9 +60,9 @@ def _work(app: Flask, started_at: datetime) -> None:
 
 def _check(service: ArtifactCacheService, collection_id: str, started_at: datetime) -> None:
     try:
-        if service.verified_since(collection_id, started_at - SAME_START):
-            return
-        service.populate(collection_id, trigger="startup", force=False)
+        since = started_at - SAME_START
+        if not service.verified_since(collection_id, since):
+            service.populate(collection_id, trigger="startup", force=False, unless_since=since)
     except BusyError:
         log.info("collection '%s' is being checked by another process", collection_id)
     except ArtifactCacheError as error:

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -198,16 +199,19 @@ class ArtifactCacheService:
         confirm: str | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
+        unless_since: datetime | None = None,
     ) -> Report:
         """Read every artifact of a configured collection into the cache.
 
         :param force: open every file, not only those whose evidence has changed.
         :param confirm: the id of a run whose removals were held back, to let them happen.
+        :param unless_since: do nothing if all of it was verified since then.
         :raises ConfigurationError: if the collection is not configured.
         :raises BusyError: if another process is at it.
         :raises RootUnavailableError: if the folder cannot be read.
         """
         order = self._order(Selection(collection_id), trigger, force, confirm, dry_run)
+        order = replace(order, unless_since=unless_since)
         managers = {collection_id: self.configured(collection_id)}
         with self._transactions() as transactions:
             refresher = Refresher(

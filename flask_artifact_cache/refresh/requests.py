@@ -170,6 +170,12 @@ class Refresher:
         )
         try:
             lease = self._take(report)
+            if self._is_done(collection_id, order.unless_since):
+                with self.transactions.write() as connection:
+                    lease.release(connection)
+                    runs.forget(connection, report.refresh_id, collection_id)
+                reports.append(report)
+                return
             with self._heartbeat(lease, report):
                 run.execute(end)
         except BaseException as error:
@@ -202,6 +208,14 @@ class Refresher:
                 return lease
             self.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _LAST_PAUSE_S)
+
+    def _is_done(self, collection_id: str, since: datetime | None) -> bool:
+        """Whether somebody else has done it while we waited for the lease."""
+        if since is None:
+            return False
+        with self.transactions.read() as connection:
+            verified_at = store.head(connection, collection_id).verified_at
+        return verified_at is not None and verified_at >= since
 
     @contextmanager
     def _heartbeat(self, lease: leases.Lease, report: Report) -> Iterator[None]:

@@ -53,6 +53,7 @@ class Order:
     :ivar confirm: the id of an earlier run whose removals were held back.
     :ivar mass_loss_percent: of the known artifacts; losing more at once needs a confirmation.
     :ivar dry_run: say what would change, and write nothing.
+    :ivar unless_since: do nothing if all of the collection was verified since then.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -61,6 +62,7 @@ class Order:
     confirm: str | None = None
     mass_loss_percent: float = 20
     dry_run: bool = False
+    unless_since: datetime | None = None
 
 
 @dataclass(slots=True)
