@@ -38,7 +38,7 @@ from .refresh.changes import UNCHANGED, Change
 from .refresh.records import as_json
 from .refresh.report import Report, Result, Synced
 from .refresh.requests import Refresher
-from .refresh.run import Order, Progress, utc_now
+from .refresh.run import Order, Progress, ignore, utc_now
 from .refresh.selection import Known, Selection
 from .refresh.transactions import Transactions, in_session, on_engine
 from .settings import DEFAULTS, Settings
@@ -220,7 +220,7 @@ class ArtifactCacheService:
                 self._clock,
                 wait_s=0,
                 joins=False,
-                progress=progress or _ignore,
+                progress=progress or ignore,
             )
             return refresher.refresh(order).reports[0]
 
@@ -252,7 +252,7 @@ class ArtifactCacheService:
                 transactions,
                 self._managers(selection.collection_id),
                 self._clock,
-                progress=progress or _ignore,
+                progress=progress or ignore,
             )
             return refresher.refresh(order)
 
@@ -688,10 +688,6 @@ def _ambiguous(artifact_id: str, candidates: Sequence[tuple[str, str]]) -> Ambig
     return AmbiguousIdError(
         f"{len(candidates)} artifacts are called '{artifact_id}'; ask by uid", candidates
     )
-
-
-def _ignore(*_: object) -> None:
-    """Tell nobody."""
 
 
 def _states(one: Head, counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:

@@ -28,7 +28,7 @@ from ..files.manager import ArtifactManager
 from . import lease as leases
 from . import runs, store
 from .report import FAILED, SUCCEEDED, Report, Result
-from .run import Observe, Order, Progress, Run, utc_now
+from .run import Observe, Order, Progress, Run, ignore, utc_now
 from .transactions import Transactions
 
 log = logging.getLogger("flask_artifact_cache")
@@ -40,10 +40,6 @@ JOIN_S = 60.0
 BEAT_S = leases.LEASE_MS / 3000
 MAX_BEATS = 180
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.01, 0.25
-
-
-def _ignore(*_: object) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +59,8 @@ class Refresher:
     wait_s: float = WAIT_S
     joins: bool = True
     known: bool = False
-    progress: Progress = _ignore
-    observe: Observe = _ignore
+    progress: Progress = ignore
+    observe: Observe = ignore
 
     def refresh(self, order: Order) -> Result:
         """Do what is asked, or wait for an identical run that is at it already.
@@ -304,10 +300,10 @@ class Refresher:
                 order,
                 report,
                 self.clock(),
-                _ignore,
+                ignore,
                 self.progress,
                 self.observe,
-            ).execute(_ignore)
+            ).execute(ignore)
             report.duration_seconds = round(time.perf_counter() - started, 3)
             _log_end(order.trigger, report)
             reports.append(report)

@@ -39,6 +39,10 @@ Progress = Callable[[int, int], None]
 Observe = Callable[[Change], None]
 
 
+def ignore(*_: object) -> None:
+    """Tell nobody: a progress, an observer or an end that nobody waits for."""
+
+
 def utc_now() -> datetime:
     """The clock that is used unless another one is passed in."""
     return datetime.now(timezone.utc)
@@ -179,26 +183,24 @@ class Run:
             stored = store.stored(connection, [row.uid for row in rows])
             members = store.owned(connection, collection_id, head)
             chosen = self._chosen(connection, head)
-        found = _Found()
-        made: Plan[Place] = Plan()
+        meant = list(filter(chosen.row, rows))
+        seen: dict[str, Place] = {}
         looked_at_ns: list[int] = []
-        for row in filter(chosen.row, rows):
-            item = stored[row.uid]
-            seen = self.manager.look(row.type, row.path, **item.surroundings)
-            if seen is None:
+        for row in meant:
+            look = self.manager.look(row.type, row.path, **stored[row.uid].surroundings)
+            if look is None:
                 return None
-            place, at_ns = seen
-            looked_at_ns.append(at_ns)
-            once = plan(
-                {row.uid: place},
-                [row],
-                digest=Place.digest,
-                chosen=chosen.row,
-                may_be_chosen=chosen.place,
-                force=force,
-            )
-            made.read += once.read
-            made.agree += once.agree
+            seen[row.uid] = look[0]
+            looked_at_ns.append(look[1])
+        made = plan(
+            seen,
+            meant,
+            digest=Place.digest,
+            chosen=chosen.row,
+            may_be_chosen=chosen.place,
+            force=force,
+        )
+        found = _Found()
         self._read(made.read, found, chosen, min(looked_at_ns, default=0), lambda _: False)
         if found.vanished:
             # Just being replaced, perhaps: a look at all of it tells.

@@ -180,8 +180,8 @@ class Failure(Schema):
     message = _text()
 
 
-class Refreshed(Schema):
-    """What a refresh did; counts are of artifacts."""
+class _Counted(Schema):
+    """What every refresh counts, in artifacts."""
 
     refresh_id = _text(metadata=RUN_ID)
     artifacts_refreshed = _count("Verified against their files in this run.")
@@ -190,8 +190,13 @@ class Refreshed(Schema):
     unchanged = _count()
     removed = _count()
     skipped = _count("Left out by the filters.")
-    errors = _many(Failure)
     duration_seconds = fields.Float(required=True, validate=validate.Range(min=0))
+
+
+class Refreshed(_Counted):
+    """What a refresh did; counts are of artifacts."""
+
+    errors = _many(Failure)
 
 
 class Started(Schema):
@@ -214,10 +219,9 @@ class Progress(Schema):
     total = _count()
 
 
-class RefreshSummary(Schema):
+class RefreshSummary(_Counted):
     """A refresh, waiting, running or done; counts are of artifacts."""
 
-    refresh_id = _text(metadata=RUN_ID)
     collection_id = _maybe("Null: several.")
     trigger = _text("What started it.")
     filters = fields.Dict(required=True, metadata={"description": "What it was narrowed to."})
@@ -232,16 +236,9 @@ class RefreshSummary(Schema):
     started_at = _time()
     finished_at = _time(nullable=True)
     progress = fields.Nested(Progress, required=True)
-    artifacts_refreshed = _count("Verified against their files in this run.")
-    created = _count()
-    updated = _count()
-    unchanged = _count()
-    removed = _count()
-    skipped = _count("Left out by the filters.")
     quarantined = _count("How many have a file that cannot be used.")
     withheld = _count("How many removals wait for a confirmation.")
     error_count = _count()
-    duration_seconds = fields.Float(required=True, validate=validate.Range(min=0))
 
 
 class Refresh(RefreshSummary):
