@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
 class ArtifactCacheError(Exception):
@@ -71,6 +72,20 @@ class NotPopulatedError(BusyError):
     title = "The collection has not been read yet"
 
 
+class NotReadyError(BusyError):
+    """An app that cannot serve what it should, yet or any more.
+
+    :ivar errors: ``(part, message)`` for each part that is not ready.
+    """
+
+    code = "not_ready"
+    title = "The artifact cache is not ready"
+
+    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(message for _, message in errors), retry_after=5)
+        self.errors = tuple(errors)
+
+
 class NotFoundError(ArtifactCacheError):
     """No such collection, artifact or refresh."""
 
@@ -79,19 +94,40 @@ class NotFoundError(ArtifactCacheError):
     title = "Not found"
 
 
-class AmbiguousIdError(ArtifactCacheError):
-    """Several artifacts share the id; one of their uids tells which is meant.
+class Candidate(NamedTuple):
+    """One of several artifacts that share an id."""
 
-    :ivar candidates: ``uid`` and ``path`` of each.
-    """
+    uid: str
+    path: str
+    collection_id: str
+
+
+class AmbiguousIdError(ArtifactCacheError):
+    """Several artifacts share the id; one of their uids tells which is meant."""
 
     code = "ambiguous_id"
     status = 409
     title = "Several artifacts have this id"
 
-    def __init__(self, message: str, candidates: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, message: str, candidates: Sequence[Candidate]) -> None:
         super().__init__(message)
         self.candidates = tuple(candidates)
+
+
+class ConflictError(ArtifactCacheError):
+    """An artifact cannot be put where another one is already."""
+
+    code = "conflict"
+    status = 409
+    title = "There is such an artifact already"
+
+
+class RefusedError(ArtifactCacheError):
+    """A name, a path or a source that is not put into a collection, because it could do harm."""
+
+    code = "refused"
+    status = 422
+    title = "The artifact is refused"
 
 
 class MassLossError(ArtifactCacheError):
@@ -109,6 +145,14 @@ class MassLossError(ArtifactCacheError):
         self.refresh_id = refresh_id
 
 
+class ReferencedError(ArtifactCacheError):
+    """The file of an artifact is gone, and a table of the host still refers to its row."""
+
+    code = "referenced"
+    status = 409
+    title = "Another table refers to the artifact"
+
+
 class InvalidRequestError(ArtifactCacheError):
     """A request that cannot be understood.
 
@@ -122,6 +166,14 @@ class InvalidRequestError(ArtifactCacheError):
     def __init__(self, message: str, errors: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(message)
         self.errors = tuple(errors)
+
+
+class CursorExpiredError(ArtifactCacheError):
+    """A cursor of the change feed that is older than what is kept."""
+
+    code = "cursor_expired"
+    status = 410
+    title = "The cursor is too old"
 
 
 class ForbiddenError(ArtifactCacheError):
@@ -175,3 +227,35 @@ class RemoteError(ArtifactCacheError):
     code = "remote_failed"
     status = 502
     title = "The other app does not answer as it should"
+
+
+class UpstreamError(ArtifactCacheError):
+    """Upstream did not answer as it should, which says nothing about what is there.
+
+    :ivar reason: ``unauthorized``, ``forbidden``, ``not_found``, ``legal``, ``invalid``,
+        ``unavailable``, ``slow`` (an answer that did not end), ``silent`` (it did not answer
+        before, and is not asked), ``too_large`` or ``refused``.
+    """
+
+    code = "upstream_failed"
+    status = 502
+    title = "The artifact's source does not answer as it should"
+
+    def __init__(self, message: str, reason: str = "unavailable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UpstreamLimitedError(UpstreamError):
+    """Upstream asks to wait for longer than a caller would.
+
+    :ivar until: when asking again makes sense, in seconds since 1970.
+    """
+
+    code = "upstream_limited"
+    status = 503
+    title = "The artifact's source is limited for some time"
+
+    def __init__(self, message: str, until: float) -> None:
+        super().__init__(message, "limited")
+        self.until = until

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
 from ..errors import VanishedError
-from . import documents, fields, frontmatter, plugins, servers
+from . import documents, drift, fields, frontmatter, plugins, servers
 from .layouts import Place
 from .manifest import Entry, Server
 from .problems import Problem, UnreadableError
@@ -27,10 +27,10 @@ _TEXT_SUFFIXES = (".md", ".mdc", ".markdown", ".txt")
 TEXT_LIMIT = 2_000
 ITEM_LIMIT = 100
 DEPTH_LIMIT = 6
+_KEY_LIMIT = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(NamedTuple):
     """One artifact as its files show it.
 
     :ivar path: as :func:`shown` gives it, with ``#fragment`` where one file holds several.
@@ -211,13 +211,13 @@ def _from_text(place: Place, head: bytes, content: _Content) -> Artifact:
         body="" if described else found.body,
     )
     warnings = found.problems
-    if place.type == "command":
+    if warnings and place.type == "command":
         # Four in ten commands have none, and none is asked for.
         warnings = tuple(one for one in warnings if one.code != "W_NO_FRONTMATTER")
     if place.type == "skill" and not place.file.endswith("SKILL.md"):
         problem = Problem("W_FILE_NAME_CASE", "the file is not called SKILL.md")
         warnings = (*warnings, problem)
-    repaired = any(one.code == "W_YAML_REPAIRED" for one in found.problems)
+    repaired = bool(found.problems) and any(one.code == "W_YAML_REPAIRED" for one in found.problems)
     details = {"front_matter": _bounded(found.fields, cut=repaired)}
     return _build(place, values, content, warnings, details)
 
@@ -301,8 +301,8 @@ def _from_manifest(place: Place, entry: Server) -> Artifact:
     if entry.env:
         details["env"] = list(entry.env)
     values = fields.normalise("mcp", {"description": entry.description}, fallback_name=place.name)
-    return replace(
-        _build(place, values, _part({**kept, "env": list(entry.env)}), (), details),
+    built = _build(place, values, _part({**kept, "env": list(entry.env)}), (), details)
+    return built._replace(
         origin="github" if entry.repo else "local",
         source=entry.repo and servers.link(entry.repo),
         version_spec=entry.version,
@@ -329,6 +329,9 @@ def _build(
     if entry.locked_hash:
         # Another hash than the content's: changed since it was added.
         details = {**(details or {}), "locked_hash": entry.locked_hash}
+    if entry is not _NO_ENTRY:
+        kinds = drift.of_entry(entry, content.hash) + drift.upstream(entry)
+        details = {**(details or {}), "drift": list(kinds)}
     return Artifact(
         type=place.type,
         name=values.name,
@@ -445,19 +448,36 @@ def _bounded(value: object, depth: int = 0, *, cut: bool = False) -> object:
 
 
 def _bounded_item(key: str, item: object, depth: int, *, cut: bool) -> object:
-    folded = key.lower().replace("_", "").replace("-", "")
-    if folded in _SPECIAL:
-        return _SPECIAL[folded](item)
-    if (
-        folded.endswith(_SECRET_ENDS)
-        and _SECRET_KEY.fullmatch(folded)
-        and item is not None
-        and not isinstance(item, bool)
-    ):
+    folded, special, is_secret = _key(key)
+    if special is not None:
+        return special(item)
+    if is_secret and item is not None and not isinstance(item, bool):
         return servers.HIDDEN
+    if not cut and isinstance(item, str) and len(item) <= TEXT_LIMIT:
+        return item
     # What these say is told as the artifact's own anyway.
     cut = cut and not (depth == 0 and folded in ("name", "title", "description"))
     return _bounded(item, depth + 1, cut=cut)
+
+
+class _Key(NamedTuple):
+    """How a key is compared, and what its value may hold."""
+
+    folded: str
+    special: Callable[[object], object] | None
+    is_secret: bool
+
+
+def _key(key: str) -> _Key:
+    # The same few in every file; a long one is not worth the memory.
+    return _known_key(key) if len(key) <= _KEY_LIMIT else _known_key.__wrapped__(key)
+
+
+@lru_cache(maxsize=1024)
+def _known_key(key: str) -> _Key:
+    folded = key.lower().replace("_", "").replace("-", "")
+    is_secret = folded.endswith(_SECRET_ENDS) and _SECRET_KEY.fullmatch(folded) is not None
+    return _Key(folded, _SPECIAL.get(folded), is_secret)
 
 
 def _bounded_servers(value: object) -> object:

@@ -113,9 +113,10 @@ class _Source:
                     return key, values[key]
         return keys[0], None
 
-    def text(self, *keys: str) -> str | None:
+    def text(self, key: str) -> str | None:
         """Read what should be text; None where it is missing, empty or no scalar."""
-        return self.as_text(*self.first(*keys))
+        value = self.values.get(key)
+        return self.as_text(*self.first(key) if value is None else (key, value))
 
     def as_text(self, key: str, value: object) -> str | None:
         """Read ``value`` as :meth:`text` does."""
@@ -146,8 +147,15 @@ def _folded(values: Mapping[str, object]) -> dict[str, object]:
     folded: dict[str, object] = {}
     for key, value in values.items():
         if value is not None:
-            folded.setdefault(key.lower().replace("_", "-"), value)
+            folded.setdefault(_folded_key(key) if len(key) <= _KEPT_TEXT else _fold(key), value)
     return folded
+
+
+def _fold(key: str) -> str:
+    return key.lower().replace("_", "-")
+
+
+_folded_key = lru_cache(maxsize=1024)(_fold)
 
 
 def _scalar(value: object) -> str | None:

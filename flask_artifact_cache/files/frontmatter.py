@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .problems import Problem, UnreadableError
+from .problems import LEADING_RULE, Problem, UnreadableError
 from .recovery import KEY_LINE, is_known, recover, unquoted
 from .yamltext import FORBIDDEN, Parse, Value, YamlError, attempt, parse
 
@@ -325,7 +325,9 @@ def _without_block(text: str, problems: list[Problem]) -> FrontMatter:
         for key, value in found.items():
             fields.setdefault(key, unquoted(value))
     if not fields:
-        problems.append(Problem("W_NO_FRONTMATTER", "the file has no front matter", line=1))
+        ruled = text.lstrip().startswith("---")
+        message = LEADING_RULE if ruled else "the file has no front matter"
+        problems.append(Problem("W_NO_FRONTMATTER", message, line=1))
         return FrontMatter(fields, text, tuple(problems))
     return FrontMatter(fields, "\n".join(kept + lines[_INLINE_LINES:]), tuple(problems))
 

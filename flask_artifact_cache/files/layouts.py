@@ -135,10 +135,17 @@ class Place:
         evidence = None if alone else self.folder or self.evidence
         around = (self.plugin, self.secondary, self.namespace, self.parent, self.entry)
         marks = (self.by_content, self.is_listed)
-        text = f"{described(evidence) if evidence else ''}\0{around}{marks}{self.problems}"
+        if around == _NOTHING_AROUND and not any(marks) and not self.problems:
+            said = _NOTHING_SAID  # of most artifacts; to write it out takes a third of all this
+        else:
+            said = f"{around}{marks}{self.problems}"
+        text = f"{described(evidence) if evidence else ''}\0{said}"
         # Names that are not UTF-8 hold surrogates, and each has to count.
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
+
+_NOTHING_AROUND = (None, False, None, None, None)
+_NOTHING_SAID = f"{_NOTHING_AROUND}{(False, False)}{()}"
 
 _BY_PATH = ("skill", "command", "agent")
 
@@ -519,6 +526,9 @@ class _Search:
             while path and path.rpartition("/")[2].startswith("."):
                 path = path.rpartition("/")[0]
             return shown(path.rpartition("/")[2] or self.root_name)
+        if type_ == "skill":
+            # Mostly the very same object, which saves 14 MB at 100,000.
+            return shown(folder.name or self.root_name)
         return _name_of(type_, folder.join(file), self.root_name)
 
 

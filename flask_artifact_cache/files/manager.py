@@ -1,4 +1,4 @@
-"""The configured collections: scan, list and show what is in their files."""
+"""The configured collections: scan, list and show what is in their files, and change it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,33 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import AmbiguousIdError, ConfigurationError, NotFoundError, VanishedError
+from .. import signals
+from ..errors import (
+    AmbiguousIdError,
+    Candidate,
+    ConfigurationError,
+    NotFoundError,
+    VanishedError,
+)
+from ..signals import announce
 from . import artifact, layouts
 from .artifact import TYPES, Artifact
 from .frontmatter import READ_LIMIT
 from .garbage import uncollected
 from .layouts import Discovery, Place
-from .manifest import Manifests
+from .lockfile import WAIT_S
+from .manifest import Entry, Manifests
 from .problems import Problem
 from .reading import Files, Remembered
+from .sources import Fetched
+from .staging import Limits
 from .walk import (
     Evidence,
     Folder,
     Tree,
+    check,
     digest,
     evidence_of,
     is_inside,
@@ -32,7 +45,12 @@ from .walk import (
     walk,
 )
 
+if TYPE_CHECKING:
+    from .drift import Difference
+    from .editing import Change, Editor, Followed, Synced
+
 LAYOUTS = ("auto",)
+KEYS = ("path", "layout", "types", "exclude")
 CONTAINER_TYPES = ("command", "agent")
 
 COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -79,13 +97,18 @@ class Scan:
 
 
 class ArtifactManager:
-    """The artifacts in the files of one collection; never changes one.
+    """The artifacts in the files of one collection.
+
+    Only :meth:`create`, :meth:`add`, :meth:`update`, :meth:`remove`, :meth:`follow`, :meth:`note`
+    and :meth:`sync` change files.
 
     :param layout: how the folders are arranged; ``auto`` finds out, folder by folder.
     :param types: more containers: a folder's name or path to ``command`` or ``agent``.
     :param exclude: patterns of paths that are left out, as of :mod:`fnmatch`.
     :param collection_id: part of the uids in error messages.
     :param clock_ns: tells the time by which files are dated, in ns since 1970.
+    :param limits: how large an artifact may be that is added.
+    :param wait_s: how long a change waits for another writer, in seconds.
     """
 
     def __init__(
@@ -97,6 +120,8 @@ class ArtifactManager:
         exclude: Sequence[str] = (),
         collection_id: str = "default",
         clock_ns: Callable[[], int] = time.time_ns,
+        limits: Limits | None = None,
+        wait_s: float = WAIT_S,
     ) -> None:
         if layout not in LAYOUTS:
             raise ConfigurationError(f"'layout' is {layout!r}; it can only be 'auto'.")
@@ -109,7 +134,9 @@ class ArtifactManager:
         self._files = Files(self.root)
         self._manifests = Manifests()
         self._remembered = Remembered()
-        self._clock_ns = clock_ns
+        self.clock_ns = clock_ns
+        self._limits = limits
+        self._wait_s = wait_s
 
     @property
     def rules(self) -> str:
@@ -123,7 +150,7 @@ class ArtifactManager:
         :raises RootUnavailableError: if the root cannot be read now.
         """
         with uncollected():
-            return walk(self.root, exclude=self._exclude, looked_at_ns=self._clock_ns())
+            return walk(self.root, exclude=self._exclude, looked_at_ns=self.clock_ns())
 
     def scan(self, tree: Tree | None = None) -> Scan:
         """Find where the artifacts are.
@@ -174,7 +201,7 @@ class ArtifactManager:
         there is something about it that only the files around it explain.
         """
         above = path.rpartition("/")[0]
-        looked_at_ns = self._clock_ns()
+        looked_at_ns = self.clock_ns()
         seen: Folder | Evidence | None
         if type_ == "skill":
             if not above:
@@ -222,6 +249,17 @@ class ArtifactManager:
         found = self._read_all(self.scan().places)
         return sorted(found, key=lambda item: (item.type, item.name, item.path))
 
+    def at(self, type_: str, path: str) -> builtins.list[Artifact]:
+        """Read the artifacts of a type whose metadata file is at ``path``, or right in that folder.
+
+        :raises RootUnavailableError: if the root cannot be read now.
+        """
+        return self._read_all(
+            place
+            for place in self.scan().places
+            if place.type == type_ and path in (place.path, place.path.rpartition("/")[0])
+        )
+
     def show(self, artifact_id: str) -> Artifact:
         """Read one artifact, by ``type:name``, path or uid.
 
@@ -245,11 +283,80 @@ class ArtifactManager:
             raise AmbiguousIdError(
                 f"{len(found)} artifacts are called {artifact_id!r}.",
                 [
-                    (artifact.uid(self.collection_id, item.type, item.path), item.path)
+                    Candidate(
+                        artifact.uid(self.collection_id, item.type, item.path),
+                        item.path,
+                        self.collection_id,
+                    )
                     for item in found
                 ],
             )
         return found[0]
+
+    # --- what changes files; see editing for what each raises ------------------------------------
+
+    def create(self, name: str | None = None) -> bool:
+        """Make the folder with an empty manifest and lock; False if there is a manifest."""
+        return self._editor().create(name)
+
+    def add(self, fetched: Fetched, *, tags: Sequence[str] = ()) -> Change:
+        """Put a new artifact into the collection, and into its manifest and lock."""
+        return self._editor().add(fetched, tags=tuple(tags))
+
+    def update(self, fetched: Fetched, *, tags: Sequence[str] = ()) -> Change:
+        """Replace the artifact of the same name and type, or add it."""
+        return self._editor().add(fetched, tags=tuple(tags), replace=True)
+
+    def remove(self, artifact_id: str) -> Change:
+        """Take an artifact out of the collection, by ``type:name``, path or uid."""
+        return self._editor().remove(artifact_id)
+
+    def follow(
+        self, fetched: Sequence[Fetched], asked: Iterable[Entry] = (), *, replace: bool = False
+    ) -> Followed:
+        """Replace artifacts that the manifest lists by what their source has now."""
+        return self._editor().follow(fetched, asked, replace=replace)
+
+    def note(
+        self, upstream_at: Mapping[tuple[str, str], str | None], asked: Iterable[Entry] = ()
+    ) -> bool:
+        """Write down what a sync has seen at the source of artifacts, and did not put in place."""
+        return self._editor().note(upstream_at, asked)
+
+    def sync(
+        self, progress: Callable[[int, int], None] | None = None, *, adopt: bool = False
+    ) -> Synced:
+        """Bring lock and manifest in line with the local artifacts on disk."""
+        return self._editor().sync(progress, adopt=adopt)
+
+    def drift(self) -> tuple[Difference, ...]:
+        """Where manifest, lock and disk disagree; changes nothing."""
+        return self._editor().drift()
+
+    def compare(self) -> Synced:
+        """The drift, and what the manifest lists; changes nothing."""
+        return self._editor().compare()
+
+    def summary(self) -> dict[str, object]:
+        """The name that the manifest gives, and how many artifacts it lists; None without one.
+
+        :raises RootUnavailableError: if the root cannot be read now.
+        :raises UnreadableError: if the manifest cannot be read.
+        """
+        check(self.root)
+        try:
+            found = self._manifests.read(self._files.read)
+        except VanishedError:
+            found = None
+        if found is None:
+            return {"manifest": None, "listed": None}
+        return {"manifest": found.name, "listed": len(found.entries)}
+
+    def _editor(self) -> Editor:
+        # It reads what it has staged as a collection of its own.
+        from .editing import Editor
+
+        return Editor(self, self._limits, self._wait_s)
 
     def _read_all(self, places: Iterable[Place]) -> builtins.list[Artifact]:
         found = []
@@ -286,6 +393,69 @@ class CollectionManager:
         except KeyError:
             raise NotFoundError(f"There is no collection {collection_id!r}.") from None
 
+    def create(self, collection_id: str, name: str | None = None) -> bool:
+        """Make a collection's folder with an empty manifest and lock; False if there is one."""
+        created = self.artifacts(collection_id).create(name)
+        if created:
+            announce(signals.collection_updated, self, collection_id=collection_id, paths=())
+        return created
+
+    def add(self, collection_id: str, fetched: Fetched, *, tags: Sequence[str] = ()) -> Change:
+        """Put a new artifact into a collection, and announce it."""
+        return self._announced(collection_id, self.artifacts(collection_id).add(fetched, tags=tags))
+
+    def update(self, collection_id: str, fetched: Fetched, *, tags: Sequence[str] = ()) -> Change:
+        """Replace an artifact of a collection, and announce it."""
+        return self._announced(
+            collection_id, self.artifacts(collection_id).update(fetched, tags=tags)
+        )
+
+    def remove(self, collection_id: str, artifact_id: str) -> Change:
+        """Take an artifact out of a collection, and announce it."""
+        return self._announced(collection_id, self.artifacts(collection_id).remove(artifact_id))
+
+    def sync(
+        self,
+        collection_id: str,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        adopt: bool = False,
+    ) -> Synced:
+        """Bring lock and manifest of a collection in line with its files, and announce it."""
+        synced = self.artifacts(collection_id).sync(progress, adopt=adopt)
+        for change in synced.changes:
+            self._announced(collection_id, change)
+        return synced
+
+    def follow(
+        self, collection_id: str, fetched: Sequence[Fetched], *, replace: bool = False
+    ) -> Followed:
+        """Replace artifacts of a collection by what their source has now, and announce it."""
+        followed = self.artifacts(collection_id).follow(fetched, replace=replace)
+        for change in followed.changes:
+            self._announced(collection_id, change)
+        return followed
+
+    def _announced(self, collection_id: str, change: Change) -> Change:
+        about = {
+            "collection_id": collection_id,
+            "artifact_id": change.id,
+            "path": change.path,
+        }
+        signal = _SIGNALS.get(change.change)
+        if signal is not None:
+            announce(signal, self, **about)
+        if change.new_version:
+            announce(signals.version_changed, self, **about)
+        return change
+
+
+_SIGNALS = {
+    "added": signals.artifact_added,
+    "updated": signals.artifact_updated,
+    "removed": signals.artifact_removed,
+}
+
 
 def _manager(collection_id: object, settings: object) -> ArtifactManager:
     if not isinstance(collection_id, str) or not COLLECTION_ID.fullmatch(collection_id):
@@ -298,9 +468,11 @@ def _manager(collection_id: object, settings: object) -> ArtifactManager:
         settings = {"path": settings}
     if not isinstance(settings, Mapping):
         raise ConfigurationError(f"{where}: the value is neither a path nor a mapping.")
-    unknown = sorted(map(str, set(settings) - {"path", "layout", "types", "exclude"}))
+    unknown = sorted(set(map(str, settings)).difference(KEYS))
     if unknown:
-        raise ConfigurationError(f"{where}: {unknown[0]!r} is not a known key.")
+        raise ConfigurationError(
+            f"{where} has no key {unknown[0]!r}; its keys are {', '.join(KEYS)}."
+        )
     path = settings.get("path")
     if not isinstance(path, (str, Path)) or not str(path).strip():
         raise ConfigurationError(f"{where}: 'path' is not a path.")

@@ -26,7 +26,9 @@ TOML_LIMIT = 32 << 20  # bytes; 10,000 artifacts make 17.6 MB
 NAME = "collection.toml"
 LOCK_NAME = "collection.lock"
 _REMEMBERED = 8  # manifests
+_TRIES = 20  # to read both files while nobody writes
 
+_INVALID = "the file is not valid TOML: wrong encoding, huge number or too deep"
 _PLACE = re.compile(r"\(at line (\d+), column (\d+)\)")
 
 
@@ -45,7 +47,11 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One artifact of the manifest, with what the lock knows of it."""
+    """One artifact of the manifest, with what the lock knows of it.
+
+    :ivar upstream_at: the commit that a sync has seen at its source and did not put in place, or
+        ``drift.GONE``; a key of ours.
+    """
 
     name: str
     type: str
@@ -59,6 +65,7 @@ class Entry:
     tags: tuple[str, ...] = ()
     metadata: Metadata = Metadata()
     locked_hash: str | None = None
+    upstream_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +116,12 @@ class Manifests:
         :raises UnreadableError: E_TOML, E_TOO_LARGE, E_UNREADABLE; the path is set.
         """
         pair = _pair(read, folder, lock)
-        again = _pair(read, folder, lock)
-        if again != pair:
-            # A writer is between the two files: what was read first may not fit together.
-            pair = _pair(read, folder, lock)
+        for _ in range(_TRIES):
+            before, pair = pair, _pair(read, folder, lock)
+            if pair == before:
+                # There was an instant at which both were so. A writer between the two files, or
+                # many of them, would have changed one of the four.
+                break
         digests = (hashlib.blake2b(part, digest_size=16).digest() for part in pair)
         key = b"".join(digests)
         with self._lock:
@@ -120,7 +129,7 @@ class Manifests:
                 self._known.move_to_end(key)
                 return self._known[key]
         prefix = folder + "/" if folder else ""
-        manifest = parse(_toml(pair[0], prefix + NAME), _toml(pair[1], prefix + LOCK_NAME))
+        manifest = parse(parsed(pair[0], prefix + NAME), parsed(pair[1], prefix + LOCK_NAME))
         with self._lock:
             self._known[key] = manifest
             if len(self._known) > _REMEMBERED:
@@ -140,22 +149,38 @@ def _pair(read: Reader, folder: str, lock: bool) -> tuple[bytes, bytes]:
         return first, b""
 
 
-def _toml(data: bytes, path: str) -> dict[str, Any]:
+def parsed(data: bytes, path: str) -> dict[str, Any]:
+    """Parse one of the two files.
+
+    :raises UnreadableError: E_TOML, E_TOO_LARGE; ``path`` is in it.
+    """
+    value = loaded(decoded(data, path), path)
+    return storable(value) if b"\\u" in data else value
+
+
+def decoded(data: bytes, path: str) -> str:
+    """The text of one of the two files; raises as :func:`parsed`."""
     if len(data) > TOML_LIMIT:
         text = f"the file has over {TOML_LIMIT} bytes"
         raise UnreadableError(Problem("E_TOO_LARGE", text, path))
     try:
-        value = tomllib.loads(data.decode("utf-8-sig"))
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnreadableError(Problem("E_TOML", _INVALID, path)) from error
+
+
+def loaded(text: str, path: str) -> dict[str, Any]:
+    """Exactly what a text says, with characters that cannot be stored; raises as :func:`parsed`."""
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         # The parser's own words may repeat a key of the file.
         place = _PLACE.search(str(error))
         line, column = (int(place[1]), int(place[2])) if place else (None, None)
         problem = Problem("E_TOML", "the file is not valid TOML", path, line, column)
         raise UnreadableError(problem) from error
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
-        text = "the file is not valid TOML: wrong encoding, huge number or too deep"
-        raise UnreadableError(Problem("E_TOML", text, path)) from error
-    return storable(value) if b"\\u" in data else value
+    except (RecursionError, ValueError) as error:
+        raise UnreadableError(Problem("E_TOML", _INVALID, path)) from error
 
 
 def parse(toml: Mapping[str, Any], lock: Mapping[str, Any]) -> Manifest | None:
@@ -217,6 +242,7 @@ def _entry(table: _Table, locks: Mapping[str, Any]) -> Entry | None:
             model=metadata.text("model"),
         ),
         locked_hash=locked.text("content_hash"),
+        upstream_at=locked.text("upstream_at"),
     )
 
 

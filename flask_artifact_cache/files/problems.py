@@ -11,7 +11,7 @@ HINTS = {
     "E_EMPTY": "Write a front matter block with a name and a description.",
     "E_BINARY": "Save the file as UTF-8 text.",
     "E_UNREADABLE": "Give the account that runs the cache permission to read the file.",
-    "E_NOT_A_MAPPING": "Write the front matter as 'key: value' lines.",
+    "E_NOT_A_MAPPING": "Write the front matter as 'key: value' lines, above any rule of the text.",
     "E_FRONTMATTER_TOO_LARGE": "Keep the front matter below 64 KiB; move long text into the body.",
     "E_YAML_ALIASES": "Write the values out instead of using YAML aliases.",
     "E_YAML_TOO_DEEP": "Flatten the nested values.",
@@ -54,6 +54,22 @@ HINTS = {
     "W_NOT_HASHED": "Move large or unreadable files out of the artifact's folder.",
     "W_SYMLINK_BROKEN": "Remove the link, or restore its target.",
 }
+# Where the same code has several usual causes: what ends the message, and how to mend it then.
+BAD_ESCAPE = "an escape that YAML does not know"
+ASTERISK = "an alias without an anchor"
+WIKI_LINK = "text beside a link in double brackets"
+LEADING_RULE = "the file has no front matter, but begins with a rule"
+CAUSES = {
+    BAD_ESCAPE: "Put a path with backslashes between single quotes.",
+    ASTERISK: "Quote the value: one that begins with an asterisk means something else to YAML.",
+    WIKI_LINK: "Quote the value: one that begins with a bracket is a list to YAML.",
+    LEADING_RULE: "Put a front matter block with a name and a description above the rule.",
+}
+
+
+def hint(code: str, message: str) -> str:
+    """How to mend what a problem tells of, in one sentence; empty for a code that is not ours."""
+    return CAUSES.get(message.rpartition(": ")[2]) or HINTS.get(code, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +89,7 @@ class Problem:
     @property
     def hint(self) -> str:
         """How to mend it, in one sentence."""
-        return HINTS[self.code]
+        return hint(self.code, self.message)
 
     def at(self, path: str) -> Problem:
         """The same problem, in the file ``path``."""

@@ -30,9 +30,10 @@ TICK_NS = 2_000_000_000
 SKIPPED_FOLDERS = frozenset(
     {".git", ".hg", ".svn", ".bzr", ".jj", "CVS", "node_modules", "site-packages", "__pycache__"}
     | {".venv", "venv", ".tox", ".nox", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+    | {".artifact-cache"}  # what the writer of a collection keeps for itself
 )
 # What editors, desktops and synchronisation programs leave behind.
-_DEBRIS = re.compile(
+is_debris = re.compile(
     r"""(?x)
     .*~ | .*\.(?:tmp|sw[opx])                       # backups and swap files
     | \.\#.* | \#.*\#                               # Emacs: lock link, autosave
@@ -278,7 +279,7 @@ def walk(
     :raises RootUnavailableError: if the root is missing, no folder, or unreadable.
     """
     root = Path(root)
-    _check(root)
+    check(root)
     excluded = _excluded(exclude)
     top = Folder("")
     problems: list[Problem] = []
@@ -333,7 +334,7 @@ def walk(
                     try:
                         kept = known[name]
                     except KeyError:
-                        kept = known[name] = "" if _DEBRIS(name) else name
+                        kept = known[name] = "" if is_debris(name) else name
                     if not kept:
                         continue
                     if entry.is_symlink():
@@ -446,7 +447,11 @@ def _follow_file_links(
     return problems
 
 
-def _check(root: Path) -> None:
+def check(root: Path) -> None:
+    """Whether there is a folder that can be looked at.
+
+    :raises RootUnavailableError: if not.
+    """
     try:
         mode = root.stat().st_mode
     except OSError as error:

@@ -20,6 +20,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.loader import BaseLoader
 
 from . import flatyaml
+from .problems import ASTERISK, BAD_ESCAPE, WIKI_LINK
 
 try:
     from ruamel.yaml import cyaml
@@ -41,6 +42,7 @@ _TAGS = frozenset(
     ("!", *(_CORE + kind for kind in ("str", "int", "float", "bool", "null", "map", "seq")))
 )
 _BRACKET = re.compile(r"[\[\]{}]")
+_WIKI_LINK = re.compile(r"[:-][ ]+\[\[")
 _BLANKS_ALONE = re.compile(r"\n +\n")
 # What YAML cannot hold or no field should: controls, byte order marks, non-characters, surrogates.
 FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
@@ -123,7 +125,7 @@ def parse_in_python(text: str) -> Parsed:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         index = min(mark.index, len(text)) if mark is not None else 0
-        raise YamlError("E_YAML", _reason(error.problem), index) from error
+        raise YamlError("E_YAML", _reason(error.problem, text, index), index) from error
     except (YAMLError, ValueError, OverflowError) as error:
         # Of the latter two, an escape beyond the last character of Unicode is the cause.
         raise YamlError("E_YAML", "not valid YAML", 0) from error
@@ -266,7 +268,7 @@ def _build(get_event: Callable[[], Any]) -> Parsed:
             if aliases > ALIAS_LIMIT:
                 raise _at(event, "E_YAML_ALIASES", "too many aliases")
             if event.anchor not in anchors:
-                raise _at(event, "E_YAML", "an alias without an anchor")
+                raise _at(event, "E_YAML", ASTERISK)
             value, size, height = anchors[event.anchor]
             nodes += size
             if nodes > NODE_LIMIT:
@@ -358,8 +360,13 @@ def _too_deep(index: int) -> YamlError:
     return YamlError("E_YAML_TOO_DEEP", f"more than {DEPTH_LIMIT} levels", index)
 
 
-def _reason(problem: str | None) -> str:
+def _reason(problem: str | None, text: str, index: int) -> str:
     """Tell the parser's complaint without what it quotes of the file."""
-    if problem is not None and problem.startswith("mapping values are not allowed"):
+    problem = problem or ""
+    if problem.startswith("mapping values are not allowed"):
         return "a colon and a blank inside an unquoted value"
+    if "escape character" in problem or "escape sequence" in problem:
+        return BAD_ESCAPE
+    if _WIKI_LINK.search(text, text.rfind("\n", 0, index) + 1, index):
+        return WIKI_LINK
     return "not valid YAML"

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import string
 import threading
 import time
+from dataclasses import asdict
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -583,7 +583,7 @@ def test_json_brings_in_nothing_that_cannot_be_stored(root) -> None:
 
     assert (one.name, one.path) == ("a", ".mcp.json#a")
     assert one.description == "\U0001f600"
-    assert json.dumps(dataclasses.asdict(one), ensure_ascii=False, allow_nan=False).encode()
+    assert json.dumps(one._asdict(), ensure_ascii=False, allow_nan=False, default=asdict).encode()
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,26 @@ def test_a_value_that_is_not_yaml_is_read_as_it_was_meant(lines: list[str], valu
     assert codes(found) == ["W_YAML_REPAIRED"]
 
 
+def test_each_usual_cause_has_a_hint_of_its_own() -> None:
+    told = {
+        cause: [(problem.line, problem.hint) for problem in read(text).problems]
+        for cause, text in {
+            "Windows path": block("name: n", r'description: "Opens C:\Users\me"'),
+            "asterisk title": block("name: n", "title: *Important* things"),
+            "wiki link": block("name: n", "related: [[Home]] and [[Other]]"),
+            "leading rule": b"---\n\n# A title\n\nText.\n",
+            "anything else": block("name: n", "description: Use when: asked"),
+        }.items()
+    }
+
+    assert [[line for line, _ in found] for found in told.values()] == [[3], [3], [3], [1], [3]]
+    assert "single quotes" in told["Windows path"][0][1]
+    assert "asterisk" in told["asterisk title"][0][1]
+    assert "bracket" in told["wiki link"][0][1]
+    assert "above the rule" in told["leading rule"][0][1]
+    assert len({hint for [(_, hint)] in told.values()}) == len(told)
+
+
 def test_metadata_is_recovered_field_by_field() -> None:
     found = read(block("metadata:", "  author: Ann: Example", "  version: 1", "name: x"))
     assert found.fields == {"metadata": {"author": "Ann: Example", "version": "1"}, "name": "x"}

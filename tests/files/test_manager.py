@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
 import os
 import re
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -65,7 +65,8 @@ def test_an_id_that_several_share_names_them(root) -> None:
         root.manager().show("agent:reviewer")
 
     assert caught.value.candidates == tuple(
-        (uid("default", "agent", path), path) for path in ("a/agents/x.md", "b/agents/y.md")
+        (uid("default", "agent", path), path, "default")
+        for path in ("a/agents/x.md", "b/agents/y.md")
     )
     assert root.manager().show("b/agents/y.md").name == "reviewer"
 
@@ -233,7 +234,7 @@ def test_collections_are_configured_by_path_or_in_full(root) -> None:
         ({"work": ""}, "'path'"),
         ({"work": {}}, "'path'"),
         ({"work": {"path": 7}}, "'path'"),
-        ({"work": {"path": "/x", "rot": 1}}, "'rot'"),
+        ({"work": {"path": "/x", "rot": 1}}, "'rot'; its keys are path, layout, types, exclude."),
         ({"work": {"path": "/x", "layout": "plugin"}}, "'layout'"),
         ({"work": {"path": "/x", "types": ["tools"]}}, "'types'"),
         ({"work": {"path": "/x", "types": {"": "command"}}}, "'types'"),
@@ -351,7 +352,7 @@ def test_whatever_lies_there_is_listed_once_and_can_be_stored(root, files) -> No
         for one in found:
             assert one.type in TYPES
             assert one.name
-            json.dumps(dataclasses.asdict(one), ensure_ascii=False, allow_nan=False).encode()
+            json.dumps(one._asdict(), ensure_ascii=False, allow_nan=False, default=asdict).encode()
 
 
 def test_a_place_that_stands_alone_is_found_again_by_its_path(corpora, unpacked):
