@@ -1,0 +1,1 @@
+"""Where artifacts come from: GitHub, asked seldom, and with care."""
