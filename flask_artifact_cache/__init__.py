@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .extension import ArtifactCache
     from .files.manager import ArtifactManager, CollectionManager
-    from .service import (
-        ArtifactCacheService,
-        migrate_artifacts_to_default_collection,
-        populate_artifact_metadata,
-    )
+    from .population import migrate_artifacts_to_default_collection, populate_artifact_metadata
+    from .service import ArtifactCacheService
 else:
     # The file side is of use without Flask and SQLAlchemy, so each name brings its own module.
     _HOMES = {
@@ -20,8 +17,8 @@ else:
         "ArtifactCacheService": ".service",
         "ArtifactManager": ".files.manager",
         "CollectionManager": ".files.manager",
-        "migrate_artifacts_to_default_collection": ".service",
-        "populate_artifact_metadata": ".service",
+        "migrate_artifacts_to_default_collection": ".population",
+        "populate_artifact_metadata": ".population",
     }
 
     def __getattr__(name):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from .version import VERSION
@@ -24,12 +24,15 @@ class Body:
         the body depends on, which takes a tenth of the time of hashing the body.
     :ivar expires_at: when time alone changes it; None: never.
     :ivar next_cursor: where the next page begins; None: there is none.
+    :ivar stale: of what shows something stale, the collections whose artifacts are, and when each
+        was verified last: a refresh that came later is the one that it calls for.
     """
 
     data: bytes
     etag: str
     expires_at: datetime | None = None
     next_cursor: str | None = None
+    stale: Mapping[str, datetime | None] = field(default_factory=dict)
 
 
 def etag(*depends_on: object) -> str:

@@ -32,10 +32,11 @@ def write(position: Sequence[Any], listing: Hashable) -> str:
     return base64.urlsafe_b64encode(_seal(body, listing) + body).decode().rstrip("=")
 
 
-def read(cursor: str, listing: Hashable, types: Sequence[type]) -> list[Any]:
+def read(cursor: str, listing: Hashable, types: Sequence[type], field: str = "after") -> list[Any]:
     """The position that a cursor stands for.
 
     :param types: of the position's values.
+    :param field: what the request calls the cursor.
     :raises InvalidRequestError: if it was not made by :func:`write` for this listing.
     """
     try:
@@ -52,7 +53,7 @@ def read(cursor: str, listing: Hashable, types: Sequence[type]) -> list[Any]:
         return [_checked(value, type_) for value, type_ in zip(position, types, strict=True)]
     except (ValueError, TypeError, OverflowError, binascii.Error):
         message = "is not a cursor of this listing; start again without it"
-        raise InvalidRequestError(f"'after' {message}", [("after", message)]) from None
+        raise InvalidRequestError(f"'{field}' {message}", [(field, message)]) from None
 
 
 def _checked(value: Any, type_: type) -> Any:

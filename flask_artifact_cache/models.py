@@ -315,3 +315,37 @@ class RefreshRun(Base):
     error_count: Mapped[int] = mapped_column(default=0)
     # The first of them.
     errors: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+
+
+class FeedState(Base):
+    """The one row that the positions of the change feed come from."""
+
+    __tablename__ = "artifact_cache_feed"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    # Random: a database that was made anew repeats positions, but never this.
+    epoch: Mapped[str] = mapped_column(String(16))
+    # Of the last change, and of the last one that is not kept any more.
+    position: Mapped[int] = mapped_column(BigInteger)
+    pruned: Mapped[int] = mapped_column(BigInteger)
+
+
+class LoggedChange(Base):
+    """What a refresh has done to an artifact; or that a collection was first populated."""
+
+    __tablename__ = "artifact_cache_change"
+    __table_args__ = (
+        Index("ix_artifact_cache_change_collection", "collection_id", "position"),
+        Index("ix_artifact_cache_change_artifact", "uid", "position"),
+    )
+
+    position: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    collection_id: Mapped[str] = mapped_column(exact(64))
+    uid: Mapped[str] = mapped_column(exact(16))
+    artifact_id: Mapped[str] = mapped_column(LongText)
+    path: Mapped[str] = mapped_column(LongText)
+    # created, updated, missing, restored, removed; populated: a collection, without a uid
+    kind: Mapped[str] = mapped_column(String(12))
+    # The names of the fields that have another value since then.
+    fields: Mapped[list[str]] = mapped_column(JSON)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)

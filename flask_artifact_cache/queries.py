@@ -7,27 +7,29 @@ and the row's id, so rows that come and go elsewhere move nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Dialect, Engine, bindparam, func, literal, select
-from sqlalchemy.pool import PoolProxiedConnection
-from sqlalchemy.sql import ClauseElement
+from sqlalchemy import Connection, bindparam, func, literal, select, union_all
+from sqlalchemy.exc import DBAPIError
 
 from . import cursors, freshness, search, statements
-from .errors import AmbiguousIdError, NotFoundError
-from .models import Artifact, Collection, CollectionArtifact, utc
-from .refresh.records import facet_value, name_key
+from .errors import AmbiguousIdError, Candidate, NotFoundError
+from .models import Artifact, Collection, CollectionArtifact, FacetCount, utc
+from .readers import STAMP, row_of
+from .refresh.records import DRIFT, facet_value, name_key
 from .statements import NAME, RELEVANCE, Shape
 
-FACETS = ("type", "tag", "author", "license", "origin")
+# SQLite takes 500 parts of a compound select.
+MOST_PARTS = 400
+_NEVER = datetime.min.replace(tzinfo=timezone.utc)
+FACETS = ("type", "tag", "author", "license", "origin", DRIFT)
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(NamedTuple):
     """What a listing is narrowed to: within a field any value will do, all fields must agree.
 
     :ivar facets: ``(facet, folded values)``.
@@ -50,14 +52,13 @@ class Filters:
         return cls(facets, tuple(sorted(set(values.get("state", ())))), search.terms(q))
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """A page that is asked for.
 
     :ivar after: the cursor of the page before, as it was served.
     """
 
-    filters: Filters = field(default_factory=Filters)
+    filters: Filters = Filters()
     sort: str = NAME
     limit: int = 50
     after: str | None = None
@@ -76,6 +77,18 @@ class Head:
     stamp: str
 
 
+@dataclass(slots=True)
+class Tally:
+    """The artifacts that a collection owns.
+
+    :ivar states: how many are in which state, as far as any is.
+    :ivar oldest_at: when the one was verified that waits longest for it.
+    """
+
+    states: dict[str, int] = field(default_factory=dict)
+    oldest_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of a listing.
@@ -83,6 +96,7 @@ class Page:
     :ivar parts: JSON objects with commas between them, to be joined.
     :ivar end_cursor: of the last item; None where the page is empty.
     :ivar expires_at: when the state of an item on it changes by time alone; None: never.
+    :ivar stale: whether an item on it is stale.
     """
 
     parts: list[bytes]
@@ -90,6 +104,7 @@ class Page:
     end_cursor: str | None
     has_next_page: bool
     expires_at: datetime | None
+    stale: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +112,54 @@ class Moment:
     """The time a read happens at, and what it means for freshness."""
 
     now: datetime
-    ttl: timedelta
+    ttl_of: Callable[[str], timedelta]
     verified_at: Mapping[str, datetime | None]  # collection id -> when all of it was verified
 
     def state(self, condition: str, collection_id: str, synced_at: datetime | None) -> str:
         """The state of a row."""
         verified_at = freshness.verified(synced_at, self.verified_at.get(collection_id))
-        return freshness.state(condition, verified_at, self.now, self.ttl)
+        return freshness.state(condition, verified_at, self.now, self.ttl_of(collection_id))
 
-    def bounds(self) -> dict[str, datetime]:
+    def bounds(self, collection_id: str) -> dict[str, datetime]:
         """Between which times a row was verified if it is fresh; for ``statements.state_of``."""
-        return {"oldest": self.now - self.ttl, "latest": self.now + freshness.CLOCK_TOLERANCE}
+        return {
+            "oldest": self.now - self.ttl_of(collection_id),
+            "latest": self.now + freshness.CLOCK_TOLERANCE,
+        }
 
-    def changes_at(self, verified_at: datetime | None) -> datetime | None:
+    def apart(self, one: Head) -> list[str]:
+        """The owners of a collection's members that have another TTL than itself."""
+        ttl = self.ttl_of(one.id)
+        return [owner for owner in self.verified_at if self.ttl_of(owner) != ttl]
+
+    def all_bounds(self, one: Head) -> dict[str, Any]:
+        """As :meth:`bounds`, of all of the owners, for ``statements.state_of``."""
+        bounds: dict[str, Any] = self.bounds(one.id)
+        for number, owner in enumerate(self.apart(one)):
+            bounds |= {
+                f"apart_{number}": owner,
+                f"oldest_{number}": self.now - self.ttl_of(owner),
+            }
+        return bounds
+
+    def whole(self, one: Head) -> datetime | None:
+        """When all members of a collection were verified at last; None: some never were.
+
+        What one gathers is as old as the oldest of those that it comes from.
+        """
+        if not one.gathers:
+            return one.verified_at
+        owners = [time for owner, time in self.verified_at.items() if owner != one.id or time]
+        times = [time for time in owners if time is not None]
+        return min(times) if times and len(times) == len(owners) else None
+
+    def changes_at(self, collection_id: str, verified_at: datetime | None) -> datetime | None:
         """When the state of a row that was verified then changes by time alone; None: never."""
         if verified_at is None:
             return None
         if verified_at > self.now + freshness.CLOCK_TOLERANCE:
             return verified_at - freshness.CLOCK_TOLERANCE
-        end = verified_at + self.ttl
+        end = verified_at + self.ttl_of(collection_id)
         return end if end > self.now else None
 
 
@@ -131,7 +175,6 @@ _HEAD = (
     Collection.stamp,
 )
 _ONE_HEAD = select(*_HEAD).where(Collection.id == bindparam("collection_id"))
-_ONE_STAMP = select(Collection.stamp).where(Collection.id == bindparam("collection_id"))
 
 
 def heads(connection: Connection) -> list[Head]:
@@ -146,69 +189,75 @@ def head(connection: Connection, collection_id: str) -> Head | None:
     return None if row is None else Head(*row)
 
 
-def first_head(connection: Connection, collection_id: str) -> Head | None:
-    """As :func:`head`, on a connection of our own that was not used yet, and a fifth of its time.
+def first_head(connection: Connection, collection_id: str) -> tuple[Head | None, bool]:
+    """As :func:`head`, on a connection that ran no statement yet, in a fifth of its time.
 
-    SQLAlchemy's own way costs as much as a third of the page that follows.
+    :returns: also whether what is read next is of the same moment.
     """
     try:
-        row = _look(connection.connection, connection.dialect, _ONE_HEAD, collection_id)
+        one_moment = _begin(connection)
+        row = row_of(connection.connection, connection.dialect, _ONE_HEAD, collection_id)
     except connection.dialect.loaded_dbapi.Error:
         # A missing table, a connection that was lost: SQLAlchemy knows what to make of it.
         connection.invalidate()  # the next statement takes another one
-        return head(connection, collection_id)
+        connection.rollback()
+        return head(connection, collection_id), False
     if row is None:
-        return None
+        return None, one_moment
     id_, revision, artifact_count, gathers, verified_at, available, stamp = row
     verified_at = None if verified_at is None else utc(verified_at)
-    return Head(id_, revision, artifact_count, bool(gathers), verified_at, bool(available), stamp)
+    found = Head(id_, revision, artifact_count, bool(gathers), verified_at, bool(available), stamp)
+    return found, one_moment
+
+
+def _begin(connection: Connection) -> bool:
+    """Begin a transaction where it makes all reads one, and cheaper; whether it does.
+
+    SQLite would otherwise look at the file's locks for each statement.
+    """
+    if connection.dialect.name != "sqlite":
+        return False
+    connection.begin()
+    raw = connection.connection
+    # A host may have begun in an event handler of its own.
+    if not getattr(raw.dbapi_connection, "in_transaction", True):
+        raw.cursor().execute("BEGIN")
+    return True
 
 
 def has_moved(connection: Connection, one: Head) -> bool:
     """Whether a collection was written to since it was looked at."""
-    row = _look(connection.connection, connection.dialect, _ONE_STAMP, one.id)
+    row = row_of(connection.connection, connection.dialect, STAMP, one.id)
     return row is None or row[0] != one.stamp
 
 
-def quick_stamp(engine: Engine, collection_id: str) -> str | None:
-    """The stamp of a collection; None if there is none, or if :func:`first_head` has to tell.
-
-    All that is asked of the database for an answer that was given before: 12 us, of which 6 are
-    the pool's.
-    """
-    try:
-        raw = engine.raw_connection()
-        try:
-            row = _look(raw, engine.dialect, _ONE_STAMP, collection_id)
-        finally:
-            raw.close()
-    except engine.dialect.loaded_dbapi.Error:
-        return None
-    return None if row is None else row[0]
-
-
-def _look(
-    raw: PoolProxiedConnection, dialect: Dialect, statement: ClauseElement, collection_id: str
-) -> Sequence[Any] | None:
-    """The row of a collection, on the driver's own cursor."""
-    text, by_position = _text(dialect, statement)
-    cursor = raw.cursor()
-    cursor.execute(text, (collection_id,) if by_position else {"collection_id": collection_id})
-    row: Sequence[Any] | None = cursor.fetchone()
-    cursor.close()
-    return row
-
-
-@lru_cache(maxsize=16)
-def _text(dialect: Dialect, statement: ClauseElement) -> tuple[str, bool]:
-    """The text of a statement for a driver, and whether parameters go by position."""
-    return str(statement.compile(dialect=dialect)), dialect.positional
-
-
-def moment(connection: Connection, one: Head, now: datetime, ttl: timedelta) -> Moment:
+def moment(
+    connection: Connection, one: Head, now: datetime, ttl_of: Callable[[str], timedelta]
+) -> Moment:
     """What freshness of a collection's members depends on."""
-    owners = heads(connection) if one.gathers else [one]
-    return Moment(now, ttl, {owner.id: owner.verified_at for owner in owners})
+    owners = [own for own in heads(connection) if own.revision] if one.gathers else [one]
+    return Moment(now, ttl_of, {owner.id: owner.verified_at for owner in owners})
+
+
+def stale_owners(connection: Connection, one: Head, at: Moment) -> dict[str, datetime | None]:
+    """The owners of a collection's stale members, and when each was verified last.
+
+    :param one: a collection that has some.
+    """
+    if not one.gathers:
+        return {one.id: one.verified_at}
+    found: dict[str, datetime | None] = {}
+    for owner, verified_at in at.verified_at.items():
+        if at.state(freshness.OK, owner, None) == freshness.STALE:
+            state = statements.state_of(literal(verified_at, Collection.verified_at.type))
+            stale = state == freshness.STALE
+        else:
+            # The rest is as fresh as all of it, and not to be looked through.
+            stale = Artifact.condition == freshness.INVALIDATED
+        any_ = select(Artifact.id).where(Artifact.collection_id == owner, stale).limit(1)
+        if connection.scalar(any_, at.bounds(owner)) is not None:
+            found[owner] = verified_at
+    return found
 
 
 def state_counts(connection: Connection, at: Moment) -> dict[str, dict[str, int]]:
@@ -221,16 +270,125 @@ def state_counts(connection: Connection, at: Moment) -> dict[str, dict[str, int]
         owned = Artifact.collection_id == collection_id
         state = statements.state_of(literal(verified_at, Collection.verified_at.type))
         rows = connection.execute(
-            select(state, func.count()).where(owned).group_by(state), at.bounds()
+            select(state, func.count()).where(owned).group_by(state), at.bounds(collection_id)
         )
         counts[collection_id] = {row[0]: row[1] for row in rows}
     return counts
 
 
-def problems(connection: Connection) -> dict[str, list[dict[str, Any]]]:
-    """The problems of each collection as a whole, as its last scan found them."""
-    rows = connection.execute(select(Collection.id, Collection.problems))
-    return {row[0]: row[1] for row in rows}
+def tallies(connection: Connection, at: Moment) -> dict[str, Tally]:
+    """As :func:`state_counts`, in one statement, and which row waits longest."""
+    found = {collection_id: Tally() for collection_id in at.verified_at}
+    parts = []
+    for collection_id, verified_at in at.verified_at.items():
+        owned = Artifact.collection_id == collection_id
+        verified = literal(verified_at, Collection.verified_at.type)
+        state = statements.state_of(verified, at.bounds(collection_id))
+        columns = (literal(collection_id), state, func.count(), func.min(Artifact.synced_at))
+        parts.append(select(*columns).where(owned).group_by(state))
+    for batch in (parts[start : start + MOST_PARTS] for start in range(0, len(parts), MOST_PARTS)):
+        statement = union_all(*batch) if len(batch) > 1 else batch[0]
+        for collection_id, state_, number, synced_at in connection.execute(statement):
+            one = found[collection_id]
+            one.states[state_] = number
+            verified_at = freshness.verified(synced_at, at.verified_at[collection_id])
+            if verified_at is not None and (one.oldest_at is None or verified_at < one.oldest_at):
+                one.oldest_at = verified_at
+    return found
+
+
+def heads_and_problems(connection: Connection) -> dict[str, tuple[Head, list[dict[str, Any]]]]:
+    """Every collection that has a row, with its problems as its last scan found them, by id."""
+    rows = connection.execute(select(*_HEAD, Collection.problems).order_by(Collection.id))
+    return {row[0]: (Head(*row[:-1]), row[-1]) for row in rows}
+
+
+def stale(connection: Connection, at: Moment, limit: int) -> list[dict[str, Any]]:
+    """The stale artifacts of the collections in ``at``, the longest not verified first."""
+    found: list[tuple[datetime, dict[str, Any]]] = []
+    for collection_id, verified_at in at.verified_at.items():
+        state = statements.state_of(literal(verified_at, Collection.verified_at.type))
+        rows = connection.execute(
+            select(Artifact.uid, Artifact.type, Artifact.name, Artifact.path, Artifact.synced_at)
+            .where(Artifact.collection_id == collection_id, state == freshness.STALE)
+            .order_by(Artifact.synced_at, Artifact.id)
+            .limit(limit),
+            at.bounds(collection_id),
+        )
+        for row in rows:
+            time = freshness.verified(row.synced_at, verified_at)
+            told = {
+                "uid": row.uid,
+                "artifact_id": f"{row.type}:{row.name}",
+                "collection_id": collection_id,
+                "path": row.path,
+                "synced_at": time and freshness.isoformat(time),
+            }
+            found.append((time or _NEVER, told))
+    found.sort(key=lambda one: (one[0], one[1]["uid"]))
+    return [told for _, told in found[:limit]]
+
+
+def member_states(connection: Connection, one: Head, at: Moment) -> dict[str, int]:
+    """How many members of a collection are in which state.
+
+    As :func:`state_counts`, but of a collection's own artifacts only those are counted, in the
+    index, that are not like most of them; counting 100,000 took a hundred times the page.
+    """
+    if one.gathers:
+        return totals(state_counts(connection, at).values())
+    owned = Artifact.collection_id == one.id
+    apart = [condition for condition in freshness.CONDITIONS if condition != freshness.OK]
+    found = connection.execute(
+        select(Artifact.condition, func.count())
+        .where(owned, Artifact.condition.in_(apart))
+        .group_by(Artifact.condition)
+    )
+    conditions: dict[str, int] = {row[0]: row[1] for row in found}
+    oldest, latest = at.bounds(one.id).values()
+    synced_at, verified_at = Artifact.synced_at, one.verified_at
+    counted = select(func.count()).where(owned, Artifact.condition == freshness.OK)
+    good = one.artifact_count - sum(conditions.values())
+    if verified_at is None or verified_at <= oldest:
+        fresh = connection.scalar(counted.where(synced_at > oldest, synced_at <= latest)) or 0
+    elif verified_at <= latest:
+        fresh = good - (connection.scalar(counted.where(synced_at > latest)) or 0)
+    else:
+        fresh = 0
+    counts = {
+        "fresh": fresh,
+        "stale": good - fresh + conditions.get(freshness.INVALIDATED, 0),
+        freshness.MISSING: sum(conditions.get(one, 0) for one in freshness.GONE),
+        freshness.QUARANTINED: conditions.get(freshness.QUARANTINED, 0),
+    }
+    return {state: number for state, number in counts.items() if number}
+
+
+def kept_counts(
+    connection: Connection, collection_ids: Sequence[str], facets: Sequence[str]
+) -> dict[str, dict[str, dict[str, int]]]:
+    """``collection id -> facet -> folded value -> members``, as whoever writes has counted them."""
+    counts: dict[str, dict[str, dict[str, int]]] = {
+        one: {facet: {} for facet in facets} for one in collection_ids
+    }
+    rows = connection.execute(
+        select(FacetCount.collection_id, FacetCount.facet, FacetCount.value, FacetCount.members)
+        .where(FacetCount.collection_id.in_(collection_ids), FacetCount.facet.in_(facets))
+        .order_by(FacetCount.collection_id, FacetCount.facet, FacetCount.value)
+    )
+    for collection_id, facet, value, members in rows:
+        counts[collection_id][facet][value] = members
+    return counts
+
+
+def quarantined(connection: Connection, owners: Sequence[str]) -> int:
+    """How many artifacts of some collections have a file that cannot be used."""
+    found = connection.scalar(
+        select(func.count()).where(
+            Artifact.collection_id.in_(owners), Artifact.condition == freshness.QUARANTINED
+        )
+    )
+    return found or 0
 
 
 # --- listings --------------------------------------------------------------------------------
@@ -252,13 +410,14 @@ def page(connection: Connection, one: Head, listing: Listing, at: Moment) -> Pag
     values["limit"] = listing.limit + 1
     rows = _rows(connection, shape, values)
     shown = rows[: listing.limit]
-    parts, expires_at = _parts(shown, at, one.id)
+    parts, expires_at, stale = _parts(shown, at, one.id)
     return Page(
         parts=parts,
         count=len(shown),
         end_cursor=cursors.write(shown[-1][5:], purpose) if shown else None,
         has_next_page=len(rows) > listing.limit,
         expires_at=expires_at,
+        stale=stale,
     )
 
 
@@ -274,10 +433,31 @@ def _rows(connection: Connection, shape: Shape, values: dict[str, Any]) -> Seque
     statement, order, fixed = known
     given = {**fixed, **values}
     cursor = connection.connection.cursor()
-    cursor.execute(statement, [given[name] for name in order] if order else given)
-    rows: Sequence[Sequence[Any]] = cursor.fetchall()
+    try:
+        cursor.execute(statement, [given[name] for name in order] if order else given)
+        rows: Sequence[Sequence[Any]] = cursor.fetchall()
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _translated(connection, statement, error) from error
     cursor.close()
     return rows
+
+
+def _translated(connection: Connection, statement: str, error: Exception) -> Exception:
+    """The error of a driver's own cursor as SQLAlchemy would have raised it."""
+    dialect = connection.dialect
+    raw = connection.connection.dbapi_connection
+    lost = dialect.is_disconnect(error, raw, None)  # type: ignore[arg-type]
+    translated = DBAPIError.instance(
+        statement,
+        None,
+        error,
+        dialect.loaded_dbapi.Error,
+        connection_invalidated=lost,
+        dialect=dialect,
+    )
+    if lost:
+        connection.invalidate(error)
+    return translated
 
 
 def next_change(connection: Connection, at: Moment) -> datetime | None:
@@ -287,16 +467,16 @@ def next_change(connection: Connection, at: Moment) -> datetime | None:
     """
     changes = []
     for collection_id, verified_at in at.verified_at.items():
-        change = at.changes_at(verified_at)
+        change = at.changes_at(collection_id, verified_at)
         if change is None:
             earliest = connection.scalar(
                 select(func.min(Artifact.synced_at)).where(
                     Artifact.collection_id == collection_id,
                     Artifact.condition == freshness.OK,
-                    Artifact.synced_at > at.now - at.ttl,
+                    Artifact.synced_at > at.now - at.ttl_of(collection_id),
                 )
             )
-            change = at.changes_at(earliest)
+            change = at.changes_at(collection_id, earliest)
         if change is not None:
             changes.append(change)
     return min(changes, default=None)
@@ -331,21 +511,33 @@ def facets(
                 {"collection_id": one.id, "facet": facet, "limit": limit},
             )
         ]
-        counts = totals(state_counts(connection, at).values())
+        counts = member_states(connection, one, at)
     else:
         shape, values = _shape(connection, one, filters, at)
         rows = list(connection.execute(statements.facets(shape), values))
         rows.sort(key=lambda row: (-row[3], row[1]))
-        by_state = connection.execute(statements.states(shape), values | at.bounds())
+        by_state = connection.execute(statements.states(shape), values | at.all_bounds(one))
         counts = {row[0]: row[1] for row in by_state}
     found: dict[str, list[dict[str, Any]]] = {facet: [] for facet in FACETS}
     for facet, _, label, number in rows:
-        if len(found[facet]) < limit:
+        if facet in found and len(found[facet]) < limit:
             found[facet].append({"value": label, "count": number})
     found["state"] = [
         {"value": state, "count": counts[state]} for state in freshness.STATES if state in counts
     ]
     return found
+
+
+def drifting(
+    connection: Connection, one: Head, kinds: Sequence[str], uids: Sequence[str]
+) -> dict[str, list[str]]:
+    """``uid -> kinds of drift`` of some members; of ``kinds`` only."""
+    values = {"collection_id": one.id, "uids": list(uids)}
+    rows = connection.execute(statements.drifting(tuple(kinds)), values)
+    return {
+        uid: [kind for kind, has_it in zip(kinds, found, strict=True) if has_it]
+        for uid, *found in rows
+    }
 
 
 def totals(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -388,14 +580,20 @@ def find(connection: Connection, one: Head, artifact_id: str) -> int:
     if len(rows) > 1:
         raise AmbiguousIdError(
             f"{len(rows)} artifacts of '{one.id}' are called '{artifact_id}'; ask by uid",
-            [(row[1], row[2]) for row in rows],
+            [Candidate(row[1], row[2], row[3]) for row in rows],
         )
     key: int = rows[0][0]
     return key
 
 
-def detail(connection: Connection, key: int, at: Moment) -> tuple[bytes, datetime | None]:
-    """One artifact with its details, and when its state changes by time alone."""
+def uid_of(connection: Connection, key: int) -> str:
+    """The uid of a row."""
+    found: str = connection.execute(select(Artifact.uid).where(Artifact.id == key)).scalar_one()
+    return found
+
+
+def detail(connection: Connection, key: int, at: Moment) -> tuple[bytes, datetime | None, bool]:
+    """One artifact with its details, when its state changes by time alone, and if it is stale."""
     row = connection.execute(
         select(
             Artifact.payload,
@@ -406,8 +604,13 @@ def detail(connection: Connection, key: int, at: Moment) -> tuple[bytes, datetim
             Artifact.details,
         ).where(Artifact.id == key)
     ).one()
-    parts, expires_at = _parts([row], at, row[2])
-    return b"".join(parts)[:-1] + b',"details":' + row[5] + b"}", expires_at
+    parts, expires_at, stale = _parts([row], at, row[2])
+    return b"".join(parts)[:-1] + b',"details":' + row[5] + b"}", expires_at, stale
+
+
+def item(row: Sequence[Any], at: Moment) -> bytes:
+    """A row of payload, condition, owner, and raw times as a listing serves it."""
+    return b"".join(_parts([row], at, row[2])[0])
 
 
 # --- parts -----------------------------------------------------------------------------------
@@ -424,13 +627,15 @@ def _shape(
 ) -> tuple[Shape, dict[str, Any]]:
     """The statement that filters call for, and the values of its parameters."""
     searched = search.indexed_by(connection) if filters.words else ""
-    shape = _shape_of(filters, searched, sort, after, gathers)
+    shape = _shape_of(filters, searched, sort, after, gathers, len(at.apart(one)))
     values = statements.parameters(one.id, filters.facets, filters.states, filters.words, searched)
-    return shape, values | at.bounds() if filters.states else values
+    return shape, values | at.all_bounds(one) if filters.states else values
 
 
 @lru_cache(maxsize=512)
-def _shape_of(filters: Filters, searched: str, sort: str, after: bool, gathers: bool) -> Shape:
+def _shape_of(
+    filters: Filters, searched: str, sort: str, after: bool, gathers: bool, apart: int
+) -> Shape:
     """The shape of a listing.
 
     A filter for one value of one facet is walked along itself, a tag before a type since it is
@@ -447,13 +652,16 @@ def _shape_of(filters: Filters, searched: str, sort: str, after: bool, gathers: 
         searched=searched,
         after=after,
         gathers=gathers,
+        apart=apart,
     )
 
 
 def _parts(
     rows: Iterable[Sequence[Any]], at: Moment, owner: str
-) -> tuple[list[bytes], datetime | None]:
+) -> tuple[list[bytes], datetime | None, bool]:
     """Stored objects, with what depends on the time added at their ends and commas between.
+
+    Also when that changes by time alone, and whether one of them is stale.
 
     The times of the rows are as the driver gives them. Neighbours share theirs, mostly.
 
@@ -461,7 +669,7 @@ def _parts(
     """
     parts: list[bytes] = []
     expires_at: datetime | None = None
-    known, tail = None, b""
+    known, tail, stale = None, b"", False
     for row in rows:
         key = row[1:5]
         if key != known:
@@ -469,24 +677,21 @@ def _parts(
             condition, collection_id, synced_at, updated_at = key
             synced_at = None if synced_at is None else utc(synced_at)
             collection_id = collection_id or owner
-            tail, expires = _tail(at, condition, collection_id, synced_at, utc(updated_at))
+            state = at.state(condition, collection_id, synced_at)
+            stale = stale or state == freshness.STALE
+            verified_at = freshness.verified(synced_at, at.verified_at.get(collection_id))
+            tail = _tail(state, verified_at, utc(updated_at))
+            timeless = condition != freshness.OK
+            expires = None if timeless else at.changes_at(collection_id, verified_at)
             if expires is not None and (expires_at is None or expires < expires_at):
                 expires_at = expires
         parts += (row[0][:-1], tail, b",")
-    return parts[:-1], expires_at
+    return parts[:-1], expires_at, stale
 
 
-def _tail(
-    at: Moment,
-    condition: str,
-    collection_id: str,
-    synced_at: datetime | None,
-    updated_at: datetime,
-) -> tuple[bytes, datetime | None]:
-    state = at.state(condition, collection_id, synced_at)
-    verified_at = freshness.verified(synced_at, at.verified_at.get(collection_id))
+def _tail(state: str, verified_at: datetime | None, updated_at: datetime) -> bytes:
     shown = "null" if verified_at is None else f'"{freshness.isoformat(verified_at)}"'
     tail = (
         f',"state":"{state}","synced_at":{shown},"updated_at":"{freshness.isoformat(updated_at)}"}}'
     )
-    return tail.encode(), at.changes_at(verified_at) if condition == freshness.OK else None
+    return tail.encode()

@@ -14,7 +14,9 @@ from .errors import (
     AmbiguousIdError,
     ArtifactCacheError,
     BusyError,
+    Candidate,
     ConfigurationError,
+    CursorExpiredError,
     ForbiddenError,
     InvalidRequestError,
     MassLossError,
@@ -78,6 +80,15 @@ _REFRESHES = {"refreshes": [_SUMMARY]}
 _REFRESH = {**_SUMMARY, "errors": _FAILURES}
 _SYNCED = {"artifact_id": str, "collection_id": str, "status": str, "fields_updated": [str]}
 _INVALIDATED = {"invalidated": int, "unknown": [str]}
+_CHANGES = {
+    "changes": [{"at": str, "kind": str, "uid": str, "artifact_id": str, "fields": [str]}],
+    "next": str,
+    "has_more": bool,
+}
+_PROBLEMS = {
+    "problems": [{"collection_id": str, "path": str, "code": str, "message": str, "hint": str}],
+    "page_info": {"total_count": int, "has_next_page": bool, "end_cursor": (str, type(None))},
+}
 _PROBLEM = {"code": str, "detail": str}
 
 
@@ -171,6 +182,28 @@ class RemoteCache:
         if not _RUN_ID.fullmatch(refresh_id):
             raise NotFoundError(f"there is no refresh '{refresh_id}'")
         return self._ask("GET", f"/refreshes/{refresh_id}", _REFRESH)
+
+    def changes(
+        self, since: str | None = None, limit: int = 200, collection_id: str | None = None
+    ) -> dict[str, Any]:
+        """What happened to artifacts, in order: ``changes``, a cursor ``next``, ``has_more``.
+
+        :raises CursorExpiredError: if what follows the cursor is not kept any more.
+        """
+        asked = {"since": since, "limit": str(limit), "collection_id": collection_id}
+        query = {name: value for name, value in asked.items() if value is not None}
+        return self._ask("GET", f"/changes?{urlencode(query)}", _CHANGES)
+
+    def problems(
+        self, collection_id: str | None = None, limit: int = 200, after: str | None = None
+    ) -> dict[str, Any]:
+        """A page of what is wrong with files."""
+        query = {"limit": str(limit)}
+        if collection_id is not None:
+            query["collection_id"] = collection_id
+        if after is not None:
+            query["after"] = after
+        return self._ask("GET", f"/problems?{urlencode(query)}", _PROBLEMS)
 
     # --- parts -------------------------------------------------------------------------------
 
@@ -306,8 +339,9 @@ class RemoteCache:
 
 def _ambiguous(said: str, problem: Mapping[str, Any]) -> AmbiguousIdError:
     found: Any = problem.get("candidates")
-    candidates: list[Any] = found if _fits(found, [{"uid": str, "path": str}]) else []
-    return AmbiguousIdError(said, [(one["uid"], one["path"]) for one in candidates])
+    names = Candidate._fields
+    candidates: list[Any] = found if _fits(found, [dict.fromkeys(names, str)]) else []
+    return AmbiguousIdError(said, [Candidate(*(one[name] for name in names)) for one in candidates])
 
 
 def _invalid(said: str, problem: Mapping[str, Any]) -> InvalidRequestError:
@@ -323,6 +357,7 @@ def _mass_loss(said: str, problem: Mapping[str, Any]) -> MassLossError:
 # The errors that an answer says everything about, by their code.
 _MADE_OF: Mapping[str, Callable[[str, dict[str, Any]], ArtifactCacheError]] = {
     AmbiguousIdError.code: _ambiguous,
+    CursorExpiredError.code: lambda said, _: CursorExpiredError(said),
     InvalidRequestError.code: _invalid,
     MassLossError.code: _mass_loss,
     NotFoundError.code: lambda said, _: NotFoundError(said),

@@ -2,63 +2,68 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import IntegrityError
 
-from . import freshness, queries
-from .bodies import Bodies, Body, etag
-from .database import engine_of, schema_error
+from . import freshness, notices, queries
+from .database import engine_of
 from .errors import (
-    AmbiguousIdError,
     ArtifactCacheError,
     BusyError,
+    Candidate,
     ConfigurationError,
     InvalidRequestError,
     NotFoundError,
-    NotPopulatedError,
+    ReferencedError,
     RootUnavailableError,
 )
-from .files.manager import COLLECTION_ID, ArtifactManager, CollectionManager
+from .files.artifact import uid
+from .files.manager import ArtifactManager, CollectionManager
+from .metrics import Counters
 from .models import Artifact
-from .queries import Filters, Head, Listing, Moment
-from .refresh import runs, store
-from .refresh.changes import UNCHANGED, Change
-from .refresh.records import as_json
-from .refresh.report import Report, Result, Synced
+from .reading import Reading, ambiguous
+from .refresh import feed, runs, store
+from .refresh.changes import CREATED, UNCHANGED, UPDATED, Change
+from .refresh.report import SUCCEEDED, Report, Result, Synced
 from .refresh.requests import Refresher
 from .refresh.run import Order, Progress, ignore, utc_now
-from .refresh.selection import Known, Selection
+from .refresh.selection import Known, Owners, Selection, lone_owners
 from .refresh.transactions import Transactions, in_session, on_engine
-from .settings import DEFAULTS, Settings
+from .settings import Settings
+from .signals import (
+    announce,
+    artifact_added,
+    artifact_removed,
+    artifact_updated,
+    is_heard,
+    refresh_finished,
+    version_changed,
+)
+from .tasks import Background, CoolDown, Gathered, Task
 
 log = logging.getLogger("flask_artifact_cache")
 
-DEFAULT = "default"
-# What a run that the daemon asked for is triggered by.
-DAEMON = "daemon"
 # Less than the lease: a run that waits is known to be alive.
 BACKGROUND_WAIT_S = 50.0
-# How often an answer is put together at most while refreshes come between.
-MAX_LOOKS = 3
-Made = tuple[bytes, "datetime | None", "str | None"]
+# Of so many manifests and the like it is looked up whom they concern.
+_FEW_PATHS = 20
+_BY_KIND = {CREATED: artifact_added, UPDATED: artifact_updated, "removed": artifact_removed}
+_EPOCH = datetime.fromtimestamp(0, timezone.utc)
+_MOMENT = timedelta(microseconds=1)
 
 
-class ArtifactCacheService:
+class ArtifactCacheService(Reading):
     """The cache of one application; its methods need an application context.
 
-    Reads and writes run in short transactions of their own, on the host's engine.
+    Writes, as reads, run in short transactions of their own, on the host's engine.
     """
 
     def __init__(
@@ -67,126 +72,21 @@ class ArtifactCacheService:
         settings: Settings,
         collections: CollectionManager,
         clock: Callable[[], datetime] = utc_now,
+        counters: Counters | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.settings = settings
-        self.collections = collections
-        self._db = db
-        self._clock = clock
-        self._bodies = Bodies()
+        super().__init__(db, settings, collections, clock, counters)
+        self.monotonic = monotonic
+        self.background: Background | None = None
+        # Who has something to say on the pages of a collection.
+        self.notices: list[notices.Source] = [self._of_upstream]
+        self._gathered = Gathered()
+        self._cool_down = CoolDown()
 
-    def now(self) -> datetime:
-        """The time by the clock that the application gave."""
-        return self._clock()
-
-    # --- reading -----------------------------------------------------------------------------
-
-    def verified_since(self, collection_id: str, time: datetime) -> bool:
-        """Whether all of a collection was verified against its files after ``time``."""
-        with self._read() as connection:
-            one = queries.head(connection, collection_id)
-        return one is not None and one.verified_at is not None and one.verified_at >= time
-
-    def collection_list(self, *, with_paths: bool = False) -> list[dict[str, Any]]:
-        """Every collection, configured or with rows, with its counts.
-
-        :param with_paths: tell where the configured ones lie, too.
-        """
-        shown = ("id", "path_available", "artifact_count", "stale_count", "revision")
-        listed = [
-            {**{name: one[name] for name in shown}, "last_refreshed_at": one["last_refreshed_at"]}
-            for one in self.status()
-        ]
-        for one in listed if with_paths else ():
-            if one["id"] in self.collections.ids():
-                one["path"] = str(self.collections.artifacts(one["id"]).root.absolute())
-        return listed
-
-    def status(self) -> list[dict[str, Any]]:
-        """As :meth:`collection_list`, with the count of each state and all problems.
-
-        ``daemon_seen_at`` is when the daemon last asked for a refresh of the collection.
-        """
-        with self._read() as connection:
-            heads = {one.id: one for one in queries.heads(connection)}
-            at = Moment(
-                self._clock(),
-                self.settings.ttl,
-                {one.id: one.verified_at for one in heads.values() if one.revision},
-            )
-            counts = queries.state_counts(connection, at)
-            problems = queries.problems(connection)
-            daemon = runs.last(connection, DAEMON)
-        for collection_id in self.collections.ids():
-            heads.setdefault(collection_id, Head(collection_id, 0, 0, False, None, True, ""))
-        return [
-            {
-                "id": one.id,
-                "path_available": one.path_available,
-                "artifact_count": one.artifact_count if one.revision else 0,
-                "stale_count": states.get("stale", 0),
-                "revision": one.revision,
-                "last_refreshed_at": one.verified_at and freshness.isoformat(one.verified_at),
-                "states": states,
-                "problems": problems.get(one.id, []),
-                "daemon_seen_at": daemon.get(one.id) and freshness.isoformat(daemon[one.id]),
-            }
-            for one in sorted(heads.values(), key=lambda one: one.id)
-            for states in (_states(one, counts),)
-        ]
-
-    def listing(self, collection_id: str, listing: Listing) -> Body:
-        """A page of artifacts as JSON; its ``next_cursor`` leads to the page after it.
-
-        :raises NotFoundError: if there is no such collection.
-        :raises NotPopulatedError: if it has not been read yet.
-        :raises InvalidRequestError: if the cursor is not one of this listing.
-        """
-
-        def make(connection: Connection, one: Head, at: Moment) -> Made:
-            page = queries.page(connection, one, listing, at)
-            if listing.after is None and not page.has_next_page:
-                total = page.count
-            else:
-                total = self._count(connection, one, listing.filters, at)
-            info = {
-                "has_next_page": page.has_next_page,
-                "end_cursor": page.end_cursor,
-                "total_count": total,
-            }
-            data = b"".join((b'{"items":[', *page.parts, b'],"page_info":', as_json(info), b"}"))
-            expires_at = page.expires_at
-            if listing.filters.states:
-                expires_at = queries.next_change(connection, at)
-            return data, expires_at, page.end_cursor if page.has_next_page else None
-
-        return self._body(collection_id, listing, make)
-
-    def facets(self, collection_id: str, filters: Filters, limit: int) -> Body:
-        """How often each value of each facet occurs among the artifacts that the filters leave."""
-
-        def make(connection: Connection, one: Head, at: Moment) -> Made:
-            found = queries.facets(connection, one, filters, at, limit)
-            return as_json({"facets": found}), queries.next_change(connection, at), None
-
-        return self._body(collection_id, ("facets", filters, limit), make)
-
-    def detail(self, collection_id: str, artifact_id: str) -> Body:
-        """One artifact, by ``uid`` or ``type:name``, with its details, as JSON.
-
-        :raises NotFoundError: if there is no such artifact.
-        :raises AmbiguousIdError: if several share the id.
-        """
-
-        def make(connection: Connection, one: Head, at: Moment) -> Made:
-            key = queries.find(connection, one, artifact_id)
-            return *queries.detail(connection, key, at), None
-
-        return self._body(collection_id, ("detail", artifact_id), make)
-
-    def get(self, collection_id: str, artifact_id: str) -> dict[str, Any]:
-        """One artifact as :meth:`detail` serves it."""
-        found: dict[str, Any] = json.loads(self.detail(collection_id, artifact_id).data)
-        return found
+    def _of_upstream(self, _: str) -> list[notices.Notice]:
+        """Whoever waits for something new of GitHub is told, in whatever collection."""
+        until = self.upstream_limited_until()
+        return [notices.Notice("upstream", at=freshness.isoformat(until))] if until else []
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -221,6 +121,7 @@ class ArtifactCacheService:
                 wait_s=0,
                 joins=False,
                 progress=progress or ignore,
+                **self._told(),
             )
             return refresher.refresh(order).reports[0]
 
@@ -253,6 +154,7 @@ class ArtifactCacheService:
                 self._managers(selection.collection_id),
                 self._clock,
                 progress=progress or ignore,
+                **self._told(),
             )
             return refresher.refresh(order)
 
@@ -268,26 +170,25 @@ class ArtifactCacheService:
 
         None, and nothing is done, where this app has no background.
         """
-        if self.settings.background == "none" or self.in_memory:
+        background = self.background
+        if background is None or self.in_memory:
             return None
         selection = selection or Selection()
         order = self._order(selection, trigger, force, confirm, dry_run=False)
+        managers = self._managers(selection.collection_id)
         with self._transactions() as transactions:
-            refresher = Refresher(
-                transactions,
-                self._managers(selection.collection_id),
-                self._clock,
-                wait_s=BACKGROUND_WAIT_S,
-                known=True,
-            )
-        refresh_id, joined = refresher.queue(order)
-        if not joined:
-            threading.Thread(
-                target=_work,
-                args=(refresher, refresh_id, order),
-                name=f"artifact-cache-{refresh_id[:8]}",
-                daemon=True,
-            ).start()
+            refresher = Refresher(transactions, managers, self._clock)
+            refresh_id, joined = refresher.queue(order, runs.QUEUED_MS)
+            if joined:
+                return refresh_id
+            task = Task(selection, trigger, force, confirm, run=refresh_id)
+            try:
+                background.submit(lambda: task)
+            except ArtifactCacheError:
+                with transactions.write() as connection:
+                    for one in managers:
+                        runs.forget(connection, refresh_id, one)
+                raise
         return refresh_id
 
     def sync_artifact(
@@ -310,7 +211,9 @@ class ArtifactCacheService:
             }
             known = [row for row, _ in store.known_by_uid(connection, list(uids)).values()]
         if len(known) > 1:
-            raise _ambiguous(artifact_id, [(row.uid, row.path) for row in known])
+            raise ambiguous(
+                artifact_id, [Candidate(row.uid, row.path, uids[row.uid]) for row in known]
+            )
         if not known:
             return self._sync_new(managers, artifact_id, trigger)
         row = known[0]
@@ -341,15 +244,17 @@ class ArtifactCacheService:
                 found.append(synced)
         if len(found) > 1:
             with self._read() as connection:
-                uids = [
-                    uid
+                owners = {
+                    uid: one.collection_id
                     for one in found
                     for uid in store.uids_of(connection, one.collection_id, [artifact_id])[
                         artifact_id
                     ]
-                ]
-                rows = [row for row, _ in store.known_by_uid(connection, uids).values()]
-            raise _ambiguous(artifact_id, [(row.uid, row.path) for row in rows])
+                }
+                rows = [row for row, _ in store.known_by_uid(connection, list(owners)).values()]
+            raise ambiguous(
+                artifact_id, [Candidate(row.uid, row.path, owners[row.uid]) for row in rows]
+            )
         if found:
             return found[0]
         if failures:
@@ -378,21 +283,31 @@ class ArtifactCacheService:
         for order in orders:
             with self._transactions() as transactions:
                 managers = {collection_id: manager}
-                [report] = (
-                    Refresher(transactions, managers, self._clock, joins=False, observe=observe)
-                    .refresh(order)
-                    .reports
+                refresher = Refresher(
+                    transactions,
+                    managers,
+                    self._clock,
+                    joins=False,
+                    observe=observe,
+                    **self._told(),
                 )
+                [report] = refresher.refresh(order).reports
             if changes:
                 break
         if row is not None:
             report.raise_if_withheld()
+            for error in report.errors:
+                if error["code"] == ReferencedError.code and not changes:
+                    raise ReferencedError(f"'{row.artifact_id}': {error['message']}")
         synced_at = freshness.isoformat(self._clock())
         if not changes and report.removed and row is not None:
             return Synced(row.artifact_id, collection_id, synced_at, (), "removed")
         if len(changes) > 1:
-            candidates = [(one.record.uid, one.record.columns["path"]) for one in changes]
-            raise _ambiguous(wanted, candidates)
+            candidates = [
+                Candidate(one.record.uid, one.record.columns["path"], collection_id)
+                for one in changes
+            ]
+            raise ambiguous(wanted, candidates)
         if not changes:
             return None
         [change] = changes
@@ -433,10 +348,48 @@ class ArtifactCacheService:
                     invalidated += changed
         return {"invalidated": invalidated, "unknown": sorted(unknown)}
 
+    def forget(self, collection_id: str) -> int:
+        """Remove a collection that is not configured any more, and how many artifacts it had.
+
+        No file is touched. An app that still has it in its settings reads it again.
+
+        :raises ConfigurationError: if it is configured.
+        :raises NotFoundError: if there is no such collection.
+        :raises ReferencedError: if a table of the app refers to one of its artifacts.
+        """
+        if collection_id in self.collections.ids():
+            raise ConfigurationError(
+                f"'{collection_id}' is in ARTIFACT_CACHE_COLLECTIONS; take it out of there first"
+            )
+        with self._transactions() as transactions, transactions.write() as connection:
+            if collection_id not in {one.id for one in queries.heads(connection)}:
+                raise NotFoundError(f"there is no collection '{collection_id}'")
+            store.lock(connection, collection_id)
+            leaving = feed.removed(connection, store.own_ids(connection, collection_id))
+            try:
+                # All or nothing, also in a transaction that goes on.
+                with connection.begin_nested():
+                    store.delete_all(connection, list(leaving))
+                    store.publish(connection, collection_id)
+                    store.forget(connection, collection_id)
+            except IntegrityError as error:
+                raise ReferencedError(
+                    f"a table of the app refers to '{collection_id}' or what is in it;"
+                    " nothing is removed"
+                ) from error
+            feed.Log(collection_id, list(leaving.values())).write(connection, self._clock())
+        return len(leaving)
+
     def runs(self, limit: int = 50, collection_id: str | None = None) -> list[dict[str, Any]]:
-        """The newest refresh runs, each without its errors."""
+        """The newest refresh runs, each without its errors.
+
+        :param collection_id: None means those of all; one that gathers others, too.
+        """
         with self._read() as connection:
-            return runs.recent(connection, limit, collection_id)
+            one = None if collection_id is None else queries.head(connection, collection_id)
+            # MariaDB finds 'default' by 'default ', too.
+            of_all = one is not None and one.gathers and one.id == collection_id
+            return runs.recent(connection, limit, None if of_all else collection_id)
 
     def run(self, refresh_id: str) -> dict[str, Any]:
         """A refresh run with its progress, its counts and its errors.
@@ -472,6 +425,182 @@ class ArtifactCacheService:
             )
         return self.collections.artifacts(collection_id)
 
+    # --- in the background -------------------------------------------------------------------
+
+    def submit(self, task: Task) -> None:
+        """Have a refresh done in the background, if there is one and it has room for it."""
+        if self.background is None or self.in_memory:
+            return
+        try:
+            self.background.submit(lambda: task)
+        except ArtifactCacheError as error:
+            log.warning("'%s' is not refreshed now: %s", task.selection.collection_id, error)
+
+    def perform(self, task: Task) -> None:
+        """Do a task now; errors as of :meth:`refresh`.
+
+        A task that is delivered twice does no harm: it is done by then, or under way.
+        """
+        selection = task.selection
+        order = self._order(selection, task.trigger, task.force, task.confirm)
+        order = replace(order, unless_since=task.unless_since)
+        managers = self._managers(selection.collection_id)
+        if task.invalidates:
+            self._invalidate_lone(selection)
+        with self._transactions() as transactions:
+            refresher = Refresher(
+                transactions,
+                managers,
+                self._clock,
+                wait_s=BACKGROUND_WAIT_S if task.patient or task.run else 0,
+                joins=task.patient,
+                known=task.run is not None,
+                **self._told(),
+            )
+            if task.run is None:
+                result = refresher.refresh(order)
+            else:
+                with transactions.read() as connection:
+                    done = runs.is_finished(connection, task.run)
+                if done:
+                    return
+                # From now on it is heard of as any other that is at work.
+                with transactions.write() as connection:
+                    runs.live_on(connection, task.run)
+                result = refresher.work(task.run, order)
+        # What settles less, as an empty folder, shows in what was verified if it is a success.
+        if (
+            selection.is_everything
+            and selection.collection_id is not None
+            and all(report.outcome == SUCCEEDED for report in result.reports)
+        ):
+            self._cool_down.succeed(selection.collection_id)
+
+    def changed(
+        self, collection_id: str, ids: Sequence[str] = (), paths: Sequence[str] = ()
+    ) -> None:
+        """Take it that files have changed: what they make is stale, and is read again.
+
+        In the background, where there is one; what comes meanwhile is done together.
+
+        :param ids: uids or ``type:name`` of the artifacts.
+        :param paths: of files, relative to the root; without either, any may have changed.
+        :raises NotFoundError: if there is no such collection.
+        """
+        if self.background is None or self.in_memory:
+            self._invalidate_meant(
+                Selection(collection_id, artifact_ids=tuple(ids), paths=tuple(paths))
+            )
+            return
+        if not self._gathered.add(collection_id, ids, paths):
+            return
+
+        def make() -> Task | None:
+            selection = self._gathered.take(collection_id)
+            if selection is None:
+                return None
+            return Task(selection, trigger="event", patient=True, invalidates=True)
+
+        try:
+            self.background.submit(make, gather=collection_id)
+        except ArtifactCacheError:
+            selection = self._gathered.take(collection_id)
+            if selection is not None:
+                self._invalidate_meant(selection)
+            raise
+
+    def change_again(self, task: Task) -> None:
+        """Gather once more what a task that gave way was to read; errors as of :meth:`changed`."""
+        selection = task.selection
+        assert selection.collection_id is not None
+        self.changed(selection.collection_id, selection.artifact_ids, selection.paths)
+
+    def give_up(self, task: Task) -> None:
+        """Take it that what a task was to read is stale: nobody does it, until somebody asks."""
+        self._invalidate_meant(task.selection)
+
+    def due(self) -> dict[str, datetime]:
+        """The configured collections that were not verified within their TTL.
+
+        :returns: of each, since when it would have had to be.
+        """
+        now = self._clock()
+        with self._read() as connection:
+            heads = {one.id: one.verified_at for one in queries.heads(connection)}
+        return {
+            one: now - self.settings.ttl_of(one)
+            for one in self.collections.ids()
+            if freshness.state(freshness.OK, heads.get(one), now, self.settings.ttl_of(one))
+            == freshness.STALE
+        }
+
+    def _revalidate(self, collection_id: str, seen: datetime | None, trigger: str) -> None:
+        """Start a refresh of what was served stale, or not at all, if none has just begun.
+
+        Without a folder there is nothing to compare it with.
+
+        :param seen: when the collection was verified, as far as was seen; if it was again since
+            then, somebody else has done it.
+        """
+        seen = seen or _EPOCH
+        if self.background is None or collection_id not in self.collections.ids():
+            return
+        if trigger == "miss":
+            # Who asks for what is not there gets no second look so soon, whatever the first brings.
+            begins = self._cool_down.begin(f"{collection_id}\0{trigger}")
+        else:
+            begins = self._cool_down.begin(collection_id, seen)
+        if begins:
+            self.submit(Task(Selection(collection_id), trigger, unless_since=seen + _MOMENT))
+
+    def _told(self) -> dict[str, Any]:
+        """What a refresher has to tell, and whom."""
+        heard = any(is_heard(signal, self) for signal in (*_BY_KIND.values(), version_changed))
+        return {"ended": self._ended, "lists": heard}
+
+    def _ended(self, order: Order, report: Report) -> None:
+        """Count a refresh of a collection that has ended, and tell the world."""
+        self.counters.refreshed(order, report)
+        for change in report.changes:
+            told = {
+                "collection_id": report.collection_id,
+                "artifact_id": change.artifact_id,
+                "path": change.path,
+            }
+            announce(_BY_KIND[change.kind], self, **told)
+            if change.other_version:
+                announce(version_changed, self, **told)
+        announce(refresh_finished, self, report=report)
+
+    def _invalidate_lone(self, selection: Selection) -> None:
+        """Say that the artifacts that ids and paths mean by themselves are stale."""
+        assert selection.collection_id is not None
+        ids = set(selection.artifact_ids)
+        for path in selection.paths:
+            owners, _ = lone_owners(path)
+            ids |= {uid(selection.collection_id, *owner) for owner in owners}
+        if ids:
+            self.invalidate(selection.collection_id, sorted(ids))
+
+    def _invalidate_meant(self, selection: Selection) -> None:
+        """Say that all is stale that may be affected: all of the collection, if nobody knows."""
+        collection_id = selection.collection_id
+        assert collection_id is not None
+        shared = [path for path in selection.paths if not lone_owners(path)[0]]
+        found: list[set[str]] = []
+        if 0 < len(shared) <= _FEW_PATHS:
+            with self._read() as connection:
+                rows = store.known(connection, collection_id)
+            owners = [Owners([path]) for path in shared]
+            found = [{row.uid for row in rows if one.row(row.type, row.path)} for one in owners]
+        named = bool(selection.artifact_ids or selection.paths)
+        if not named or len(found) < len(shared) or not all(found):
+            self.invalidate(collection_id)
+            return
+        self._invalidate_lone(selection)
+        if found:
+            self.invalidate(collection_id, sorted(set[str]().union(*found)))
+
     # --- parts -------------------------------------------------------------------------------
 
     def _order(
@@ -498,74 +627,6 @@ class ArtifactCacheService:
         if not ids:
             raise NotFoundError("no collection is configured")
         return {one: self.collections.artifacts(one) for one in ids}
-
-    def _body(
-        self,
-        collection_id: str,
-        key: Hashable,
-        make: Callable[[Connection, Head, Moment], Made],
-    ) -> Body:
-        """What ``make`` gives as data, end of validity and next cursor; kept while it holds."""
-        now = self._clock()
-        engine = self._engine()
-        place = (collection_id, key)
-        kept = self._bodies.get(place)
-        if kept is not None and engine is not None:
-            stamp = queries.quick_stamp(engine, collection_id)
-            if stamp is not None and kept.holds(stamp, now):
-                return kept.body
-        if not COLLECTION_ID.fullmatch(collection_id):
-            # MariaDB would find 'work' by 'work ', and the host's 'authorize' was asked for that.
-            self._populated(collection_id, None)
-        look = queries.head if engine is None else queries.first_head
-        with self._read() as connection:
-            one = self._populated(collection_id, look(connection, collection_id))
-            if kept is not None and kept.holds(one.stamp, now):
-                return kept.body
-            for again in reversed(range(MAX_LOOKS)):
-                at = queries.moment(connection, one, now, self.settings.ttl)
-                data, expires_at, next_cursor = make(connection, one, at)
-                # It takes several statements, and a refresh may have come between two of them.
-                if not (again and queries.has_moved(connection, one)):
-                    break
-                one = self._populated(collection_id, look(connection, collection_id))
-        spelt = repr(place)
-        body = Body(data, etag(spelt, one.stamp, expires_at), expires_at, next_cursor)
-        self._bodies.put(place, body, one.stamp, now, len(spelt))
-        return body
-
-    def _count(self, connection: Connection, one: Head, filters: Filters, at: Moment) -> int:
-        if filters == Filters():
-            return one.artifact_count
-        place = (one.id, filters)
-        kept = self._bodies.get(place)
-        if kept is not None and kept.holds(one.stamp, at.now):
-            return int(kept.body.data)
-        counted = queries.count(connection, one, filters, at)
-        expires_at = queries.next_change(connection, at) if filters.states else None
-        body = Body(str(counted).encode(), "", expires_at)
-        self._bodies.put(place, body, one.stamp, at.now, len(repr(place)))
-        return counted
-
-    def _populated(self, collection_id: str, one: Head | None) -> Head:
-        """The collection, if it was read.
-
-        :raises NotFoundError: if there is no such collection.
-        :raises NotPopulatedError: if it has not been read yet.
-        """
-        if one is not None and one.revision:
-            return one
-        if one is None and collection_id not in self.collections.ids():
-            raise NotFoundError(f"there is no collection '{collection_id}'")
-        raise NotPopulatedError(
-            f"'{collection_id}' has not been read yet; 'flask artifact-cache populate' reads it",
-            retry_after=2,
-        )
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the database is a single connection, which the host uses, too."""
-        return isinstance(getattr(engine_of(self._db), "pool", None), StaticPool)
 
     @contextmanager
     def _transactions(self) -> Iterator[Transactions]:
@@ -595,105 +656,3 @@ class ArtifactCacheService:
             raise
         if ours:
             session.commit()
-
-    def _read(self) -> AbstractContextManager[Connection]:
-        engine = self._engine()
-        if engine is None:
-            session = self._db.session
-            return nullcontext(session.connection(bind_arguments={"mapper": Artifact.__mapper__}))
-        # 30 us less than by way of the session, a tenth of a whole answer.
-        return engine.connect()
-
-    def _engine(self) -> Engine | None:
-        """The host's engine; None where only its session may be used.
-
-        That is a test's connection in place of the engine, or a database in memory, which is a
-        single connection: closing it would roll back what the host has not committed.
-        """
-        engine = engine_of(self._db)
-        # The pool tells, as in 'in_memory'; every read comes by here, so it is not asked twice.
-        shared = not isinstance(engine, Engine) or isinstance(engine.pool, StaticPool)
-        return None if shared else engine
-
-
-def populate_artifact_metadata(
-    session: Session,
-    artifact_mgr: ArtifactManager,
-    collection_id: str,
-    *,
-    mass_loss_percent: float = DEFAULTS["ARTIFACT_CACHE_MASS_LOSS_PERCENT"],
-    confirm: str | None = None,
-) -> Report:
-    """Read every artifact of a collection and upsert its row, in the caller's transaction.
-
-    Nothing is committed: what the session does with it is the caller's decision.
-
-    :param confirm: the id of a run whose removals were held back, to let them happen.
-    :raises ConfigurationError: if the id is none.
-    """
-    if not COLLECTION_ID.fullmatch(collection_id):
-        raise ConfigurationError(
-            f"{collection_id!r} is no id of a collection, which is {COLLECTION_ID.pattern}"
-        )
-    order = Order(Selection(collection_id), "populate", True, confirm, mass_loss_percent)
-    return _in_session(session, {collection_id: artifact_mgr}, order)[0]
-
-
-def migrate_artifacts_to_default_collection(
-    session: Session, artifact_mgr: ArtifactManager, collection_mgr: CollectionManager
-) -> list[Report]:
-    """Make every artifact of every configured collection a member of ``default``.
-
-    Each collection is populated, then the collection ``default`` gathers them all, now and
-    after every later refresh. One transaction, the caller's; nothing is committed.
-
-    :param artifact_mgr: a root that belongs to ``default`` itself, if no collection has it.
-    """
-    managers = {one: collection_mgr.artifacts(one) for one in collection_mgr.ids()}
-    if artifact_mgr.root not in {manager.root for manager in managers.values()}:
-        managers.setdefault(DEFAULT, artifact_mgr)
-    reports = [
-        report
-        for one, manager in managers.items()
-        for report in _in_session(
-            session, {one: manager}, Order(Selection(one), "migrate", force=True)
-        )
-    ]
-    with in_session(session).write() as connection:
-        store.ensure_collection(connection, DEFAULT)
-        store.set_gathering(connection, DEFAULT)
-        store.gather(connection, DEFAULT, store.complete(connection))
-        store.publish(connection, DEFAULT)
-    return reports
-
-
-def _in_session(
-    session: Session, managers: Mapping[str, ArtifactManager], order: Order
-) -> Sequence[Report]:
-    refresher = Refresher(in_session(session), managers, wait_s=0, joins=False)
-    return refresher.refresh(order).reports
-
-
-def _work(refresher: Refresher, refresh_id: str, order: Order) -> None:
-    """Do a refresh that nobody waits for; its row tells what came of it."""
-    try:
-        refresher.work(refresh_id, order)
-    except ArtifactCacheError as error:
-        log.warning("refresh %s failed: %s", refresh_id, error)
-    except SQLAlchemyError as error:
-        log.error("refresh %s failed: %s", refresh_id, schema_error(error) or error)
-
-
-def _ambiguous(artifact_id: str, candidates: Sequence[tuple[str, str]]) -> AmbiguousIdError:
-    return AmbiguousIdError(
-        f"{len(candidates)} artifacts are called '{artifact_id}'; ask by uid", candidates
-    )
-
-
-def _states(one: Head, counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """How many members of a collection are in which state."""
-    if not one.revision:
-        return {}
-    owners = counts if one.gathers else (one.id,)
-    total = queries.totals(counts.get(owner, {}) for owner in owners)
-    return {state: total[state] for state in freshness.STATES if state in total}

@@ -7,7 +7,7 @@ cursor. That leaves few shapes, and their statements are kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -26,6 +26,7 @@ from sqlalchemy import (
     case,
     exists,
     func,
+    literal,
     literal_column,
     null,
     or_,
@@ -36,6 +37,7 @@ from sqlalchemy.types import NullType
 
 from . import freshness, search
 from .models import Artifact, Collection, CollectionArtifact, Facet, FacetCount, UtcDateTime
+from .refresh.records import DRIFT
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ClauseElement
@@ -53,6 +55,7 @@ class Shape:
     :ivar words: how many words are searched for.
     :ivar searched: how the database searches, where there are words; see ``search.indexed_by``.
     :ivar gathers: whether a page has artifacts of several collections, and says whose they are.
+    :ivar apart: how many of those collections have a TTL of their own, where states are told.
     """
 
     sort: str = NAME
@@ -63,6 +66,7 @@ class Shape:
     searched: str = ""
     after: bool = False
     gathers: bool = False
+    apart: int = 0
 
 
 def raw(column: Any) -> ColumnElement[Any]:
@@ -191,7 +195,7 @@ def states(shape: Shape) -> Executable:
     source, conditions = _narrowed(replace(shape, states=True))
     *conditions, chosen = conditions
     owner = Collection.__table__.alias("of")
-    state = state_of(owner.c.verified_at)
+    state = state_of(owner.c.verified_at, apart=shape.apart)
     return (
         select(state, func.count())
         .select_from(source)
@@ -200,6 +204,35 @@ def states(shape: Shape) -> Executable:
         .where(*conditions, *([chosen] if shape.states else ()))
         .group_by(state)
     )
+
+
+@lru_cache(maxsize=64)
+def drifting(kinds: tuple[str, ...]) -> Executable:
+    """The uid of each of ``uids``, and for each kind of drift whether it has that.
+
+    Asked of each row by whole keys: in a join, all that drifts or all members would be walked.
+    """
+    collection_id = bindparam("collection_id", type_=String)
+    name_key = (
+        select(CollectionArtifact.name_key)
+        .where(
+            CollectionArtifact.collection_id == collection_id,
+            CollectionArtifact.artifact_id == Artifact.id,
+        )
+        .correlate(Artifact)
+        .scalar_subquery()
+    )
+    drifts = [
+        exists().where(
+            Facet.collection_id == collection_id,
+            Facet.facet == DRIFT,
+            Facet.value == kind,
+            Facet.name_key == name_key,
+            Facet.artifact_id == Artifact.id,
+        )
+        for kind in kinds
+    ]
+    return select(Artifact.uid, *drifts).where(Artifact.uid.in_(bindparam("uids", expanding=True)))
 
 
 def parameters(
@@ -221,10 +254,31 @@ def parameters(
     return values
 
 
-def state_of(verified_at: ColumnElement[Any]) -> ColumnElement[str]:
-    """:func:`freshness.state` in SQL; parameters ``oldest`` and ``latest`` bound a good time."""
-    oldest = bindparam("oldest", type_=UtcDateTime)
-    latest = bindparam("latest", type_=UtcDateTime)
+def state_of(
+    verified_at: ColumnElement[Any],
+    bounds: Mapping[str, datetime] | None = None,
+    apart: int = 0,
+) -> ColumnElement[str]:
+    """:func:`freshness.state` in SQL.
+
+    :param bounds: ``oldest`` and ``latest`` bound a good time; parameters of these names, if None.
+    :param apart: of how many collections ``oldest_0`` … does, which are called ``apart_0`` …
+    """
+    oldest: ColumnElement[Any]
+    latest: ColumnElement[Any]
+    oldest, latest = (
+        bindparam(name, type_=UtcDateTime) if bounds is None else literal(bounds[name], UtcDateTime)
+        for name in ("oldest", "latest")
+    )
+    if apart:
+        own = [
+            (
+                Artifact.collection_id == bindparam(f"apart_{number}", type_=String),
+                bindparam(f"oldest_{number}", type_=UtcDateTime),
+            )
+            for number in range(apart)
+        ]
+        oldest = case(*own, else_=oldest)
     synced_at = Artifact.__table__.c.synced_at
 
     def holds(time: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -236,7 +290,7 @@ def state_of(verified_at: ColumnElement[Any]) -> ColumnElement[str]:
         and_(holds(verified_at), or_(synced_at.is_(None), synced_at <= latest)),
     )
     return case(
-        (Artifact.condition == freshness.MISSING, freshness.MISSING),
+        (Artifact.condition.in_(freshness.GONE), freshness.MISSING),
         (Artifact.condition == freshness.QUARANTINED, freshness.QUARANTINED),
         (and_(Artifact.condition == freshness.OK, fresh), "fresh"),
         else_="stale",
@@ -289,7 +343,8 @@ def _narrowed(shape: Shape) -> tuple[FromClause, list[ColumnElement[bool]]]:
             .where(owner.c.id == Artifact.collection_id)
             .scalar_subquery()
         )
-        conditions.append(state_of(verified_at).in_(bindparam("states", expanding=True)))
+        state = state_of(verified_at, apart=shape.apart)
+        conditions.append(state.in_(bindparam("states", expanding=True)))
     return source, conditions
 
 

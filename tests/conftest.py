@@ -6,7 +6,7 @@ import os
 import tarfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,12 @@ from flask.testing import FlaskClient
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_artifact_cache import ArtifactCache, ArtifactCacheService
+from flask_artifact_cache.models import Base
 from flask_artifact_cache.refresh.report import Report
+from flask_artifact_cache.tasks import Threads
+
+from .cached import Cache, empty, hurry
+from .upstream.fakegithub import FakeGitHub
 
 # Real collections, which are no part of this repository.
 CORPORA = Path(
@@ -27,7 +32,7 @@ CORPORA = Path(
 )
 CI = os.environ.get("CI") == "true"
 # What ArtifactCache itself takes; everything else is a setting.
-KEYWORDS = ("clock", "authorize", "limiter")
+KEYWORDS = ("clock", "monotonic", "authorize", "limiter", "registry")
 SERVERS = {
     "postgresql": os.environ.get(
         "ARTIFACT_CACHE_TEST_POSTGRESQL",
@@ -37,6 +42,11 @@ SERVERS = {
         "ARTIFACT_CACHE_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/test?connect_timeout=2"
     ),
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, so that no process is left alone with it in the end."""
+    items.sort(key=lambda item: "test_schemathesis" not in item.nodeid)
 
 
 class Clock:
@@ -115,6 +125,40 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         yield url
 
 
+@pytest.fixture(scope="session")
+def kept_database() -> Iterator[Callable[[str], sa.Engine]]:
+    """Finds the database with our tables that a server keeps for the tests of this process."""
+    made: dict[str, sa.Engine] = {}
+    with ExitStack() as stack:
+
+        def find(kind: str) -> sa.Engine:
+            if kind not in made:
+                url = stack.enter_context(temporary_database(kind))
+                made[kind] = sa.create_engine(url, poolclass=sa.NullPool)
+                Base.metadata.create_all(made[kind])
+            return made[kind]
+
+        yield find
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def tables_url(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    kept_database: Callable[[str], sa.Engine],
+) -> str:
+    """A database of each kind for tests that leave our tables as they are, and are given none else.
+
+    On a server it is the same one for many tests, and emptied for each: to make and to drop nine
+    tables takes longer than most tests do.
+    """
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'host.db'}"
+    engine = kept_database(request.param)
+    empty(engine)
+    return engine.url.render_as_string(hide_password=False)
+
+
 @pytest.fixture
 def make_app() -> Iterator[Callable[..., Flask]]:
     """Makes host applications, and closes their connections in the end."""
@@ -125,13 +169,18 @@ def make_app() -> Iterator[Callable[..., Flask]]:
         app = Flask("host")
         app.config["SQLALCHEMY_DATABASE_URI"] = url
         app.config["ARTIFACT_CACHE_POPULATE_ON_STARTUP"] = False
+        # Nothing happens but what a test asks for.
+        app.config["ARTIFACT_CACHE_BACKGROUND"] = "none"
         app.config["ARTIFACT_CACHE_COLLECTIONS"] = collections or {}
         app.config.update(options)
         db = SQLAlchemy(app)
         ArtifactCache(app, db, **arguments)
         made.append((app, db))
-        if create:
-            with app.app_context():
+        with app.app_context():
+            for engine in db.engines.values():
+                if engine.dialect.name == "sqlite":
+                    hurry(engine)
+            if create:
                 db.create_all()
         return app
 
@@ -170,8 +219,37 @@ def app(
 
 
 @pytest.fixture
+def engine(make_app: Callable[..., Flask], sqlite_url: str) -> sa.Engine:
+    """A host's engine with our empty tables."""
+    app = make_app(sqlite_url)
+    with app.app_context():
+        engine: sa.Engine = app.extensions["sqlalchemy"].engine
+        return engine
+
+
+@pytest.fixture
+def cache(engine: sa.Engine, sample: CollectionFolder, clock: Clock) -> Cache:
+    """The rows of the sample, without a host around them."""
+    cache = Cache(engine, sample.root, clock=clock)
+    cache.refresh()
+    return cache
+
+
+@pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def idle() -> Callable[[Flask], None]:
+    """Waits until the threads of an app have nothing left to do."""
+
+    def wait(app: Flask) -> None:
+        background = app.extensions["artifact_cache"].service.background
+        assert isinstance(background, Threads)
+        background.join()
+
+    return wait
 
 
 @contextmanager
@@ -218,3 +296,11 @@ def unpacked(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         return folder / name
 
     return unpack
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeGitHub]:
+    """A GitHub of our own, which has no repository yet."""
+    server = FakeGitHub()
+    yield server
+    server.close()

@@ -21,6 +21,8 @@ import flask_artifact_cache
 from flask_artifact_cache import ArtifactCache, database
 from flask_artifact_cache.models import TABLE_PREFIX, Artifact, Base
 
+from .cached import hurry
+
 OURS = set(Base.metadata.tables)
 HEAD = database.head()
 AT_HEAD = f"The tables are at {HEAD}; the newest is {HEAD}.\n"
@@ -94,6 +96,10 @@ class Host:
         self.db = SQLAlchemy(metadata=sa.MetaData(naming_convention=convention))
         self.model = models(self.db)
         self.db.init_app(self.app)
+        with self.app.app_context():
+            for engine in self.db.engines.values():
+                if engine.dialect.name == "sqlite":
+                    hurry(engine)
         migration = Migrate(db=self.db, directory=self.folder, **arguments)
         if migrate == "first":
             migration.init_app(self.app)
@@ -260,7 +266,7 @@ def test_create_all_makes_the_same_tables_as_the_migrations(make_host):
 
 def test_a_difference_to_the_models_is_found(make_host):
     host = make_host()
-    assert "Run 'flask artifact-cache db upgrade'" in host.flask(
+    assert ". Run 'flask artifact-cache db upgrade'" in host.flask(
         "artifact-cache", "db", "check", exit_code=2
     )
     host.upgrade_ours()

@@ -52,8 +52,8 @@ def scalar(app, statement):
 
 
 @pytest.fixture
-def empty_app(make_app, database_url, sample, clock):
-    return make_app(database_url, {"work": sample.root}, clock=clock)
+def empty_app(make_app, tables_url, sample, clock):
+    return make_app(tables_url, {"work": sample.root}, clock=clock)
 
 
 def test_every_artifact_on_disk_becomes_a_row(empty_app, populate, sample):
@@ -361,10 +361,10 @@ def private(tmp_path: Path):
 
 
 def test_migrating_makes_all_artifacts_members_of_default(
-    make_app, database_url, sample, private, populate
+    make_app, tables_url, sample, private, populate
 ):
     collections = {"work": sample.root, "home": private}
-    app = make_app(database_url, collections)
+    app = make_app(tables_url, collections)
     manager = CollectionManager(collections)
 
     with app.app_context():
@@ -386,7 +386,42 @@ def test_migrating_makes_all_artifacts_members_of_default(
     assert [item["name"] for item in found["items"]] == ["new-one"]
     shared = client.get("/api/v1/user-collections/default/artifacts/skill:pdf")
     assert shared.status_code == 409
-    assert len(shared.json["candidates"]) == 2
+    assert {one["collection_id"] for one in shared.json["candidates"]} == {"work", "home"}
+
+
+def test_a_collection_that_gathers_is_as_old_as_the_oldest_of_the_others(
+    make_app, sqlite_url, sample, private, populate, clock
+):
+    collections = {"work": sample.root, "home": private}
+    app = make_app(sqlite_url, collections, clock=clock)
+    manager = CollectionManager(collections)
+    with app.app_context():
+        session: Session = app.extensions["sqlalchemy"].session
+        migrate_artifacts_to_default_collection(session, manager.artifacts("work"), manager)
+        session.commit()
+
+    def told():
+        [one] = [
+            one
+            for one in app.test_client().get("/api/v1/user-collections/").json["collections"]
+            if one["id"] == "default"
+        ]
+        return one["last_refreshed_at"]
+
+    def page():
+        return app.test_client().get("/collection/default").text
+
+    # A populate in the caller's transaction goes by the clock of the system.
+    populate(app, "work")
+    populate(app, "home")
+    first = told()
+    clock.pass_(minutes=10)
+    populate(app, "work")
+    assert told() == first
+    assert f'<time datetime="{first}"' in page()
+    clock.pass_(minutes=10)
+    populate(app, "home")
+    assert told() > first
 
 
 def test_migrating_twice_changes_nothing(make_app, sqlite_url, sample, private):
@@ -453,7 +488,7 @@ def test_a_manifest_that_breaks_takes_nothing_from_what_it_named(
     assert populate(app).removed == 1
 
 
-def test_a_lease_that_nobody_wanted_is_still_ours_and_a_lost_one_is_not(empty_app, database_url):
+def test_a_lease_that_nobody_wanted_is_still_ours_and_a_lost_one_is_not(empty_app, tables_url):
     with empty_app.app_context():
         engine = empty_app.extensions["sqlalchemy"].engine
         with on_engine(engine).write() as connection:
@@ -498,15 +533,15 @@ def test_first_populates_at_the_same_time_do_it_once(empty_app, populate):
 
 
 @pytest.fixture
-def gathered(make_app, database_url, sample, private):
+def gathered(make_app, tables_url, sample, private):
     """An app whose collection ``default`` gathers ``work`` and ``home``; only the first is read."""
-    app = make_app(database_url, {"work": sample.root})
+    app = make_app(tables_url, {"work": sample.root})
     manager = CollectionManager({"work": sample.root})
     with app.app_context():
         session = app.extensions["sqlalchemy"].session
         migrate_artifacts_to_default_collection(session, manager.artifacts("work"), manager)
         session.commit()
-    return make_app(database_url, {"work": sample.root, "home": private}, create=False)
+    return make_app(tables_url, {"work": sample.root, "home": private}, create=False)
 
 
 def test_a_first_populate_that_is_killed_shows_nowhere(gathered, populate):
@@ -638,9 +673,9 @@ def test_an_unreadable_folder_says_nothing_about_the_others(make_app, sqlite_url
 
 
 def test_a_folder_that_comes_back_as_it_was_is_available_again(
-    make_app, database_url, sample, tmp_path
+    make_app, tables_url, sample, tmp_path
 ):
-    app = make_app(database_url, {"work": sample.root})
+    app = make_app(tables_url, {"work": sample.root})
     with app.app_context():
         service = app.extensions["artifact_cache"].service
         service.refresh()

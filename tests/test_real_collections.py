@@ -61,9 +61,9 @@ def named(settings):
 
 
 def test_a_listing_of_a_real_collection_holds_all_of_it(
-    make_app, database_url, unpacked, expected, populate
+    make_app, tables_url, unpacked, expected, populate
 ):
-    app = make_app(database_url, {"real": unpacked("github__awesome-copilot")})
+    app = make_app(tables_url, {"real": unpacked("github__awesome-copilot")})
     populate(app, "real")
     client = app.test_client()
 
@@ -82,9 +82,9 @@ def test_a_listing_of_a_real_collection_holds_all_of_it(
         assert one.json["path"] == item["path"]
 
 
-def test_malformed_files_are_rows_and_the_run_goes_on(make_app, database_url, corpora, populate):
+def test_malformed_files_are_rows_and_the_run_goes_on(make_app, tables_url, corpora, populate):
     wanted = json.loads((corpora / "malformed/expectations.json").read_text())["files"]
-    app = make_app(database_url, {"bad": corpora / "malformed/collection"})
+    app = make_app(tables_url, {"bad": corpora / "malformed/collection"})
 
     report = populate(app, "bad")
 

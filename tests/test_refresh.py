@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import threading
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -17,13 +18,14 @@ from flask_artifact_cache.errors import (
     AmbiguousIdError,
     MassLossError,
     NotFoundError,
+    ReferencedError,
     RootUnavailableError,
 )
 from flask_artifact_cache.models import Artifact, Collection, CollectionArtifact, RefreshRun
 from flask_artifact_cache.refresh import store
 from flask_artifact_cache.refresh.selection import Selection
 
-from .cached import Cache, contents, counts, differences, hurry, opened
+from .cached import Cache, contents, counts, differences, opened
 
 
 def engine_of(app):
@@ -44,29 +46,12 @@ def row(app, path):
         return session.scalar(sa.select(Artifact).where(Artifact.path == path))
 
 
-@pytest.fixture
-def engine(make_app, sqlite_url):
-    app = make_app(sqlite_url, create=False)
-    with app.app_context():
-        db = app.extensions["sqlalchemy"]
-        hurry(db.engine)
-        db.create_all()
-        return db.engine
-
-
-@pytest.fixture
-def cache(engine, sample, clock):
-    cache = Cache(engine, sample.root, clock=clock)
-    cache.refresh()
-    return cache
-
-
 # --- one artifact --------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def host(make_app, database_url, sample, clock, populate):
-    app = make_app(database_url, {"work": sample.root}, clock=clock)
+def host(make_app, tables_url, sample, clock, populate):
+    app = make_app(tables_url, {"work": sample.root}, clock=clock)
     populate(app)
     return app
 
@@ -125,7 +110,7 @@ def test_a_shared_id_names_those_who_share_it(host, sample):
     with pytest.raises(AmbiguousIdError) as caught:
         ask(host, "sync_artifact", "skill:pdf")
 
-    paths = {path: uid for uid, path in caught.value.candidates}
+    paths = {path: uid for uid, path, _ in caught.value.candidates}
     assert set(paths) == {"more/pdf/SKILL.md", "skills/pdf/SKILL.md"}
     assert contents(engine_of(host)) == before
     assert ask(host, "sync_artifact", paths["skills/pdf/SKILL.md"]).status == "updated"
@@ -605,14 +590,14 @@ def test_a_file_that_breaks_and_is_mended_as_it_was(cache, sample):
 
 
 def wait_for(app, refresh_id):
-    for thread in threading.enumerate():
-        if thread.name == f"artifact-cache-{refresh_id[:8]}":
-            thread.join(20)
+    app.extensions["artifact_cache"].service.background.join()
     return ask(app, "run", refresh_id)
 
 
 def test_a_refresh_in_the_background_is_followed_by_its_id(make_app, sqlite_url, sample, clock):
-    app = make_app(sqlite_url, {"work": sample.root}, clock=clock)
+    app = make_app(
+        sqlite_url, {"work": sample.root}, clock=clock, ARTIFACT_CACHE_BACKGROUND="thread"
+    )
     ask(app, "refresh")
     sample.skill("pdf", "Edited.")
     cache = Cache(engine_of(app), sample.root)
@@ -646,7 +631,8 @@ def test_a_refresh_in_the_background_is_followed_by_its_id(make_app, sqlite_url,
 
 
 def test_how_far_a_run_is_can_be_seen_while_it_runs(make_app, sqlite_url, collection, clock):
-    for number in range(2100):
+    total = 2 * store.BATCH + 100
+    for number in range(total):
         collection.write(f"commands/c{number}.md", "C.\n")
     app = make_app(sqlite_url, {"work": collection.root}, clock=clock)
     cache = Cache(engine_of(app), collection.root)
@@ -658,11 +644,11 @@ def test_how_far_a_run_is_can_be_seen_while_it_runs(make_app, sqlite_url, collec
 
     cache.refresher(progress=look).refresh(cache.order())
 
-    assert seen == [("running", 1000, 2100), ("running", 2000, 2100), ("running", 2100, 2100)]
+    assert seen == [("running", done, total) for done in (store.BATCH, 2 * store.BATCH, total)]
     seen.clear()
     cache.refresher(progress=look).refresh(cache.order(force=True))
-    assert seen[0] == ("running", 1000, 2100)
-    assert ask(app, "runs", 1)[0]["progress"] == {"done": 2100, "total": 2100}
+    assert seen[0] == ("running", store.BATCH, total)
+    assert ask(app, "runs", 1)[0]["progress"] == {"done": total, "total": total}
 
 
 def test_runs_come_newest_first_and_are_kept_for_a_week(make_app, sqlite_url, sample, clock):
@@ -683,14 +669,14 @@ def test_runs_come_newest_first_and_are_kept_for_a_week(make_app, sqlite_url, sa
 
 
 def test_a_refresh_of_the_gathering_collection_refreshes_all(
-    make_app, database_url, sample, tmp_path
+    make_app, tables_url, sample, tmp_path
 ):
     home = tmp_path / "home"
     (home / "skills/diary").mkdir(parents=True)
     diary = home / "skills/diary/SKILL.md"
     diary.write_text("---\nname: diary\ndescription: Mine.\ntags: [data]\n---\n")
     collections = {"work": sample.root, "home": home}
-    app = make_app(database_url, collections)
+    app = make_app(tables_url, collections)
     with app.app_context():
         manager = CollectionManager(collections)
         session = app.extensions["sqlalchemy"].session
@@ -851,3 +837,124 @@ def _refusing(open_, part):
         return open_(path, *arguments, **options)
 
     return refuse
+
+
+@contextmanager
+def favourites(app):
+    """A table of the host that refers to artifacts, on a database that minds it."""
+    engine = engine_of(app)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA foreign_keys=ON"))
+        engine.dispose()
+    column = sa.Column("artifact_id", sa.ForeignKey(Artifact.__table__.c.id), nullable=False)
+    favourite = sa.Table("favourite", sa.MetaData(), column)
+    favourite.create(engine)
+    try:
+        yield favourite
+    finally:
+        favourite.drop(engine)
+
+
+def test_what_a_table_of_the_host_refers_to_stays_and_nothing_else_waits_for_it(
+    make_app, database_url, sample, clock
+):
+    options = {"ARTIFACT_CACHE_MASS_LOSS_PERCENT": 50.0}
+    app = make_app(database_url, {"work": sample.root}, clock=clock, **options)
+    service = app.extensions["artifact_cache"].service
+    with app.app_context(), favourites(app) as favourite:
+        engine = engine_of(app)
+        service.populate("work")
+        with engine.begin() as connection:
+            pdf = sa.select(Artifact.id).where(Artifact.name == "pdf")
+            connection.execute(favourite.insert().from_select(["artifact_id"], pdf))
+        for name in ("pdf", "charts"):
+            sample.remove(f"skills/{name}/SKILL.md")
+        sample.skill("csv", "Changed.")
+        start = service.changes()["next"]
+
+        [report] = service.refresh().reports
+
+        assert (report.outcome, report.removed, report.updated) == ("partial", 1, 1)
+        [error] = report.errors
+        assert error["code"] == "referenced"
+        assert error["path"] == "skills/pdf/SKILL.md"
+        assert service.get("work", "skill:pdf")["state"] == "missing"
+        client = app.test_client()
+        for address in ("/collection/work", "/collection/work/artifacts/skill:pdf"):
+            told = client.get(address).text
+            assert "a table of the app refers to" in told
+            assert "waits for a confirmation" not in told
+        assert service.get("work", "skill:csv")["description"] == "Changed."
+        with pytest.raises(NotFoundError):
+            service.get("work", "skill:charts")
+        told = [(one["kind"], one["artifact_id"]) for one in service.changes(start)["changes"]]
+        assert sorted(told) == [
+            ("missing", "skill:pdf"),
+            ("removed", "skill:charts"),
+            ("updated", "skill:csv"),
+        ]
+        with pytest.raises(ReferencedError, match="'skill:pdf'"):
+            service.sync_artifact("skill:pdf")
+
+        with engine.begin() as connection:
+            connection.execute(favourite.delete())
+        assert service.sync_artifact("skill:pdf").status == "removed"
+
+
+def test_what_is_kept_for_the_host_is_confirmed_once_and_for_all(
+    make_app, database_url, collection
+):
+    for number in range(40):
+        collection.skill(f"s{number}")
+    app = make_app(database_url, {"work": collection.root})
+    service = app.extensions["artifact_cache"].service
+    with app.app_context(), favourites(app) as favourite:
+        service.populate("work")
+        with engine_of(app).begin() as connection:
+            first = sa.select(Artifact.id).order_by(Artifact.id).limit(12)
+            rows = sa.select(Artifact.name).order_by(Artifact.id).limit(12)
+            names = list(connection.scalars(rows))
+            connection.execute(favourite.insert().from_select(["artifact_id"], first))
+        for name in names:
+            shutil.rmtree(collection.root / f"skills/{name}")
+        [report] = service.refresh().reports
+        assert (report.withheld, report.outcome) == (12, "needs_confirmation")
+        [report] = service.refresh(confirm=report.refresh_id).reports
+        assert (report.withheld, report.removed, len(report.errors)) == (0, 0, 12)
+
+        left = next(one for one in collection.root.glob("skills/*"))
+        shutil.rmtree(left)
+        [report] = service.refresh().reports
+        assert (report.withheld, report.removed, report.outcome) == (0, 1, "partial")
+        assert service.stats().states["missing"] == 12
+
+        for name in names[:6]:
+            collection.skill(name)
+        [report] = service.refresh().reports
+        assert (report.withheld, report.unchanged) == (0, 27 + 6)
+        assert service.stats().states["missing"] == 6
+        with pytest.raises(ReferencedError):
+            service.sync_artifact(f"skill:{names[-1]}")
+
+
+def test_a_collection_that_the_host_refers_to_is_not_forgotten_in_part(
+    make_app, database_url, sample
+):
+    app = make_app(database_url, {"work": sample.root})
+    with app.app_context():
+        app.extensions["artifact_cache"].service.populate("work")
+    app = make_app(database_url, {}, create=False)
+    service = app.extensions["artifact_cache"].service
+    before = contents(engine_of(app))
+    with app.app_context(), favourites(app) as favourite:
+        with engine_of(app).begin() as connection:
+            pdf = sa.select(Artifact.id).where(Artifact.name == "pdf")
+            connection.execute(favourite.insert().from_select(["artifact_id"], pdf))
+
+        with pytest.raises(ReferencedError, match="nothing is removed"):
+            service.forget("work")
+
+        assert contents(engine_of(app)) == before
+        with engine_of(app).begin() as connection:
+            connection.execute(favourite.delete())
+        assert service.forget("work") == 6

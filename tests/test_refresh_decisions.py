@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flask_artifact_cache.freshness import CONDITIONS, OK, QUARANTINED
+from flask_artifact_cache.freshness import CONDITIONS, OK, QUARANTINED, REFERENCED
 from flask_artifact_cache.refresh.changes import plan
 from flask_artifact_cache.refresh.guard import ALWAYS_ALLOWED, is_mass_loss, losses
 from flask_artifact_cache.refresh.selection import (
@@ -187,17 +187,20 @@ def test_a_row_is_old_by_the_later_of_its_times_and_a_time_ahead_proves_nothing(
     gone=st.integers(0, 60),
     hidden=st.integers(0, 20),
     others=st.integers(0, 60),
+    referenced=st.integers(0, 60),
     kept=st.integers(0, 200),
     percent=st.integers(1, 100),
     confirmed=st.integers(0, 120),
     is_empty=st.booleans(),
 )
 def test_a_loss_is_believed_or_confirmed_or_withheld(
-    gone, hidden, others, kept, percent, confirmed, is_empty
+    gone, hidden, others, referenced, kept, percent, confirmed, is_empty
 ):
     absent = [Known(number, str(number), "seen") for number in range(gone)]
     absent += [Known(number, str(number), "other") for number in range(others)]
     absent += [Known(number, str(number), "hidden") for number in range(hidden)]
+    # Confirmed long ago, and kept for the host's sake.
+    absent += [Known(n, str(n), "seen", condition=REFERENCED) for n in range(referenced)]
     known = len(absent) + kept
 
     found = losses(
@@ -210,11 +213,11 @@ def test_a_loss_is_believed_or_confirmed_or_withheld(
         chosen=lambda row: row.path == "seen",
     )
 
-    assert (len(found.gone), found.others, found.hidden) == (gone, others, hidden)
+    assert (len(found.gone), found.others, found.hidden) == (gone + referenced, others, hidden)
     lost = gone + others
     # However few of them are asked for, all that is lost is weighed.
     unbelievable = is_mass_loss(lost, known, percent) or (is_empty and lost > 0)
-    assert found.withheld == (unbelievable and gone > confirmed)
+    assert found.withheld == (gone if unbelievable and gone > confirmed else 0)
     assert found.emptied == (is_empty and lost > confirmed)
 
 

@@ -13,19 +13,9 @@ from flask_artifact_cache import ArtifactManager
 from flask_artifact_cache.files.walk import Evidence
 from flask_artifact_cache.models import Artifact
 
-from .cached import Cache, counts, hurry, opened
+from .cached import Cache, counts, opened
 
 SECOND_NS = 1_000_000_000
-
-
-@pytest.fixture
-def engine(make_app, sqlite_url):
-    app = make_app(sqlite_url, create=False)
-    with app.app_context():
-        db = app.extensions["sqlalchemy"]
-        hurry(db.engine)
-        db.create_all()
-        return db.engine
 
 
 @pytest.fixture

@@ -14,24 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from flask_artifact_cache.files.walk import shown
 from flask_artifact_cache.models import Artifact
 
-from .cached import Cache, contents, counts, differences, empty, hurry, opened
-
-
-@pytest.fixture
-def engine(make_app, sqlite_url):
-    app = make_app(sqlite_url, create=False)
-    with app.app_context():
-        db = app.extensions["sqlalchemy"]
-        hurry(db.engine)
-        db.create_all()
-        return db.engine
-
-
-@pytest.fixture
-def cache(engine, sample, clock):
-    cache = Cache(engine, sample.root, clock=clock)
-    cache.refresh()
-    return cache
+from .cached import Cache, contents, counts, differences, empty, opened
 
 
 @pytest.fixture

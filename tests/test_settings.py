@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -21,9 +22,12 @@ from flask_artifact_cache.settings import load
         ("TTL_MINUTES", True, "not True"),
         ("API_PREFIX", "api", "must be a path"),
         ("API_PREFIX", "/", "must be a path"),
+        ("PAGE_PREFIX", "/", "must be a path"),
+        ("PAGE_PREFIX", "/api/v1/user-collections", "which is the default of ARTIFACT_CACHE_API_"),
+        ("API_PREFIX", "/collection", "which is the default of ARTIFACT_CACHE_PAGE_PREFIX"),
         ("POPULATE_ON_STARTUP", "no", "must be True or False"),
         ("MASS_LOSS_PERCENT", 120, "must be a number from 0 to 100"),
-        ("BACKGROUND", "threads", "must be 'thread' or 'none'"),
+        ("BACKGROUND", "threads", "must be 'thread', 'celery' or 'none'"),
         ("MIGRATIONS", "mine", "must be 'package' or 'host'"),
         ("TOKENS", "one-token-of-many", "must be a list of tokens, not a str"),
         ("TOKENS", None, "must be a list of tokens"),
@@ -43,9 +47,23 @@ from flask_artifact_cache.settings import load
         ("MAX_BODY_BYTES", True, "must be a whole number of bytes"),
         ("COLLECTIONS", 3, "must be a folder, or a mapping"),
         ("COLLECTIONS", {"Work": "/srv"}, "Work"),
-        ("COLLECTIONS", {"work": {"paht": "/srv"}}, "paht"),
+        (
+            "COLLECTIONS",
+            {"work": {"paht": "/srv"}},
+            "has no key 'paht'; its keys are path, layout, types, exclude, ttl_minutes",
+        ),
+        ("COLLECTIONS", "~nobody-is-called-so/artifacts", "whose home is not known"),
+        ("TTL", 30, "did you mean ARTIFACT_CACHE_TTL_MINUTES?"),
+        ("TOKEN", "x" * 16, "did you mean ARTIFACT_CACHE_TOKENS?"),
+        ("PREFIX", "/x", "did you mean ARTIFACT_CACHE_"),
         ("COLLECTIONS", {"work": {"path": "/srv", "types": {"tools": "spaceship"}}}, "spaceship"),
         ("TTL_MINUTE", 30, "did you mean ARTIFACT_CACHE_TTL_MINUTES?"),
+        ("GITHUB_API_URL", "http://ghe.example.com", "ARTIFACT_CACHE_GITHUB_API_URL is not right"),
+        ("GITHUB_API_URL", None, "must be like 'https://ghe.example.com/api/v3'"),
+        ("GITHUB_TOKEN", "with a blank", "ARTIFACT_CACHE_GITHUB_TOKEN must be a text"),
+        ("GITHUB_TOKEN", 5, "or None for none"),
+        ("GITHUB_STATE_FOLDER", "state", "must be an absolute path, or None"),
+        ("GITHUB_STATE_FOLDER", 5, "not 5"),
         ("COLOUR", "red", "ARTIFACT_CACHE_COLOUR is not a setting"),
     ],
 )
@@ -75,6 +93,25 @@ def test_a_wrong_token_is_not_shown():
         assert "secret" not in str(caught.value)
 
 
+def test_a_token_for_github_is_not_shown():
+    assert "secret" not in repr(load({"ARTIFACT_CACHE_GITHUB_TOKEN": "secret"}))
+    for wrong in ("secret one", ["secret"], "secret\n"):
+        with pytest.raises(ConfigurationError) as caught:
+            load({"ARTIFACT_CACHE_GITHUB_TOKEN": wrong})
+        assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        load({"ARTIFACT_CACHE_GITHUB_API_URL": "https://me:secret@ghe.example.com"})
+    assert "secret" not in str(caught.value)
+
+
+def test_what_github_said_is_kept_in_the_instance_folder_unless_told_otherwise(tmp_path):
+    told = {"ARTIFACT_CACHE_GITHUB_STATE_FOLDER": str(tmp_path)}
+
+    assert load({}, "/srv/instance").github_state_folder == Path("/srv/instance/artifact-cache")
+    assert load(told, "/srv/instance").github_state_folder == tmp_path
+    assert load({}).github_state_folder is None
+
+
 def test_several_limits_may_be_given_and_none():
     settings = load(
         {
@@ -101,7 +138,35 @@ def test_the_defaults_are_as_documented():
     assert settings.max_body_bytes == 2**20
 
 
-def test_a_bare_path_is_the_default_collection(tmp_path):
-    assert load({"ARTIFACT_CACHE_COLLECTIONS": str(tmp_path)}).collections == {
-        "default": str(tmp_path)
+def roots(collections, **options):
+    loaded = load({"ARTIFACT_CACHE_COLLECTIONS": collections}, **options).collections
+    return {
+        one: value["path"] if isinstance(value, dict) else value for one, value in loaded.items()
     }
+
+
+def test_a_bare_path_is_the_default_collection(tmp_path):
+    assert roots(str(tmp_path)) == {"default": tmp_path}
+
+
+@pytest.mark.parametrize("given", ["~/artifacts", Path("~/artifacts")])
+def test_a_collection_may_lie_in_the_home_of_who_runs_the_app(given, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    for value in (given, {"path": given}):
+        assert roots({"work": value}) == {"work": Path("/home/ada/artifacts")}
+
+
+def test_a_relative_path_begins_where_the_app_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for value in ("artifacts", {"path": Path("artifacts")}):
+        assert roots({"work": value}, root="/srv/app") == {"work": Path("/srv/app/artifacts")}
+    app = Flask("host", root_path=str(tmp_path / "package"))
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    app.config["ARTIFACT_CACHE_COLLECTIONS"] = "artifacts"
+    db = SQLAlchemy(app)
+
+    ArtifactCache(app, db)
+
+    collections = app.extensions["artifact_cache"].service.collections
+    assert collections.artifacts("default").root == tmp_path / "package/artifacts"

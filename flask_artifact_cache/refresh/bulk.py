@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Table, insert
+from sqlalchemy import JSON, Boolean, Connection, Table, insert
 
 from ..models import UtcDateTime
 
@@ -46,11 +46,22 @@ def _converts(
     found: list[tuple[int, Convert]] = []
     for place, name in enumerate(names):
         type_ = table.c[name].type
-        convert = type_.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+        convert: Convert | None = type_.dialect_impl(connection.dialect).bind_processor(
+            connection.dialect
+        )
         if convert is not None:
-            repeats = isinstance(type_, (UtcDateTime, Boolean))
-            found.append((place, lru_cache(maxsize=16)(convert) if repeats else convert))
+            if isinstance(type_, (UtcDateTime, Boolean)):
+                convert = lru_cache(maxsize=16)(convert)
+            elif isinstance(type_, JSON):
+                convert = _with_empty(convert)
+            found.append((place, convert))
     return found
+
+
+def _with_empty(convert: Convert) -> Convert:
+    """Convert the empty list once: most artifacts have no warnings, and many no tags."""
+    empty = convert([])
+    return lambda value: convert(value) if value != [] else empty
 
 
 def _converted(row: tuple[Any, ...], converts: list[tuple[int, Convert]]) -> tuple[Any, ...]:

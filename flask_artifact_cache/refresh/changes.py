@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..freshness import OK, QUARANTINED
 from .records import Record, last_good
@@ -100,8 +100,7 @@ class Stored:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What to do with one artifact.
 
     :ivar kind: ``created``, ``updated`` or ``unchanged``.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..freshness import REFERENCED
 from .selection import Known
 
 # Below this many, people do delete on purpose.
@@ -22,7 +23,7 @@ class Losses:
     :ivar gone: the rows that are meant and whose artifacts are not there any more.
     :ivar others: how many are gone as well, and not meant.
     :ivar hidden: how many rows nothing can be said of.
-    :ivar withheld: whether the removal waits for a confirmation.
+    :ivar withheld: how many removals wait for a confirmation.
     :ivar emptied: whether the folder is empty all of a sudden, which is more likely a missing
         mount than a deletion of everything.
     """
@@ -30,7 +31,7 @@ class Losses:
     gone: list[Known]
     others: int
     hidden: int
-    withheld: bool
+    withheld: int
     emptied: bool
 
 
@@ -57,14 +58,17 @@ def losses(
     """
     lost = [row for row in absent if not is_hidden(row.path)]
     gone = [row for row in lost if chosen(row)]
-    emptied = is_empty and bool(lost)
-    unbelievable = emptied or is_mass_loss(len(lost), known, percent)
+    # What is only kept for the host's sake has been believed already.
+    news = [row for row in lost if row.condition != REFERENCED]
+    asked = sum(1 for row in gone if row.condition != REFERENCED)
+    emptied = is_empty and bool(news)
+    unbelievable = emptied or is_mass_loss(len(news), known, percent)
     return Losses(
         gone=gone,
         others=len(lost) - len(gone),
         hidden=len(absent) - len(lost),
-        withheld=unbelievable and len(gone) > confirmed,
-        emptied=emptied and len(lost) > confirmed,
+        withheld=asked if unbelievable and asked > confirmed else 0,
+        emptied=emptied and len(news) > confirmed,
     )
 
 

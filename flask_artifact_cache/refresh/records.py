@@ -46,6 +46,10 @@ FIELDS = (
 
 _VALUES = attrgetter(*FIELDS)
 
+# The facet of what has warnings, and the value of the first of them.
+PROBLEM, WARNING = "problem", "warning"
+DRIFT = "drift"
+
 
 class Record(NamedTuple):
     """What the database keeps of one artifact.
@@ -109,7 +113,7 @@ def record(collection_id: str, artifact: Artifact) -> Record:
         uid=identity,
         name_key=name_key(artifact.name),
         columns=columns,
-        facets=_facets(columns),
+        facets=_facets(columns, artifact.details.get("drift", ())),
         search=(
             fold(artifact.name),
             fold(" ".join(artifact.tags)),
@@ -156,7 +160,10 @@ def as_dict(problem: Problem) -> dict[str, Any]:
     }
 
 
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+# What is encoded was copied with bounds, so it holds no circle to look for.
+_ENCODE = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), default=str, check_circular=False
+).encode
 
 
 def as_json(value: object) -> bytes:
@@ -164,12 +171,18 @@ def as_json(value: object) -> bytes:
     return _ENCODE(value).encode()
 
 
-def _facets(columns: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+def _facets(columns: Mapping[str, Any], drift: Any) -> tuple[tuple[str, str, str], ...]:
     found = [
         (facet, facet_value(value), value)
         for facet in ("type", "author", "license", "origin")
         if (value := columns[facet])
     ]
+    # No facet to choose by, but so that the files with warnings are one range of an index. Each
+    # further warning has a value of its own, so that the kept counts add up to all of them.
+    for number in range(1, len(columns["warnings"]) + 1):
+        value = WARNING if number == 1 else f"{WARNING} {number}"
+        found.append((PROBLEM, value, value))
+    found += [(DRIFT, kind, kind) for kind in drift]
     # Two tags that differ in case alone are one value.
     tags = {facet_value(tag): tag for tag in reversed(columns["tags"])}
     found += [("tag", value, label) for value, label in tags.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import MassLossError
 
@@ -15,6 +15,18 @@ SUCCEEDED, PARTIAL, NEEDS_CONFIRMATION, FAILED = (
     "failed",
 )
 COUNTS = ("created", "updated", "unchanged", "removed", "skipped", "quarantined", "withheld")
+
+
+class Changed(NamedTuple):
+    """An artifact that a refresh has created, updated or removed.
+
+    :ivar other_version: whether its version, or the one it was resolved to, is another one.
+    """
+
+    kind: str
+    artifact_id: str
+    path: str
+    other_version: bool = False
 
 
 @dataclass(slots=True)
@@ -28,6 +40,7 @@ class Report:
     :ivar quarantined: how many of the others have a file that cannot be used.
     :ivar withheld: how many removals wait for a confirmation.
     :ivar fields_populated: how many metadata fields of those that were read have a value.
+    :ivar changes: what was created, updated or removed, if it was asked for.
     :ivar errors: ``path, code, message, line, column`` of each quarantined artifact and of each
         problem of the collection as a whole that is an error.
     """
@@ -42,6 +55,7 @@ class Report:
     quarantined: int = 0
     withheld: int = 0
     fields_populated: int = 0
+    changes: list[Changed] = field(default_factory=list)
     errors: list[dict[str, Any]] = field(default_factory=list)
     outcome: str = SUCCEEDED
     dry_run: bool = False

@@ -25,13 +25,15 @@ from ..errors import (
     RootUnavailableError,
 )
 from ..files.manager import ArtifactManager
+from . import feed, runs, store
 from . import lease as leases
-from . import runs, store
 from .report import FAILED, SUCCEEDED, Report, Result
 from .run import Observe, Order, Progress, Run, ignore, utc_now
 from .transactions import Transactions
 
 log = logging.getLogger("flask_artifact_cache")
+# By itself, so that a command may leave to itself what came of a refresh.
+refreshes = logging.getLogger("flask_artifact_cache.refreshes")
 
 # How long a request waits for another one on the same collection, and for one it has joined.
 WAIT_S = 10.0
@@ -40,6 +42,8 @@ JOIN_S = 60.0
 BEAT_S = leases.LEASE_MS / 3000
 MAX_BEATS = 180
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.01, 0.25
+
+Ended = Callable[[Order, Report], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,9 @@ class Refresher:
     :ivar wait_s: how long to wait while a collection is being refreshed.
     :ivar joins: whether an identical request that is under way is joined.
     :ivar known: whether somebody has been told the id of the run before it begins.
+    :ivar ended: told of each refresh of a collection that has ended, in whatever way; not of one
+        that gave way before it began, nor of a dry run.
+    :ivar lists: whether reports have a list of what has changed.
     """
 
     transactions: Transactions
@@ -61,6 +68,8 @@ class Refresher:
     known: bool = False
     progress: Progress = ignore
     observe: Observe = ignore
+    ended: Ended = ignore
+    lists: bool = False
 
     def refresh(self, order: Order) -> Result:
         """Do what is asked, or wait for an identical run that is at it already.
@@ -83,9 +92,10 @@ class Refresher:
                 return result
         raise BusyError("the same refresh was begun twice and did not end", retry_after=5)
 
-    def queue(self, order: Order) -> tuple[str, bool]:
+    def queue(self, order: Order, alive_ms: int = leases.LEASE_MS) -> tuple[str, bool]:
         """Write down what is asked for; the id of the run, and whether it was there already.
 
+        :param alive_ms: how long it may wait until :meth:`work` does it.
         :raises InvalidRequestError: if there is no such run to confirm.
         """
         request = runs.request_key(order.selection, force=order.force, confirm=order.confirm)
@@ -95,6 +105,9 @@ class Refresher:
         for one in missing:
             with self.transactions.write() as connection:
                 store.ensure_collection(connection, one)
+        if missing:
+            with self.transactions.write() as connection:
+                feed.ensure(connection)
         with self.transactions.write() as connection:
             runs.lock(connection, list(self.managers))
             joined = runs.join(connection, request) if self.joins else None
@@ -110,6 +123,7 @@ class Refresher:
                 filters=order.selection.filters() | ({"force": True} if order.force else {}),
                 now=self.clock(),
                 joinable=self.joins,
+                alive_ms=alive_ms,
             )
         return refresh_id, False
 
@@ -163,6 +177,7 @@ class Refresher:
             renew,
             self.progress,
             self.observe,
+            self.lists,
         )
         try:
             lease = self._take(report)
@@ -181,11 +196,18 @@ class Refresher:
                     runs.forget(connection, report.refresh_id, collection_id)
                 log.info("refresh of collection '%s' gave way: %s", collection_id, error)
                 raise
-            self._fail(run.report, error, lease, started)
-            _log_end(order.trigger, run.report)
+            try:
+                self._fail(run.report, error, lease, started)
+            finally:
+                # The database may be what failed.
+                self._end(order, run.report)
             raise
         reports.append(run.report)
-        _log_end(order.trigger, run.report)
+        self._end(order, run.report)
+
+    def _end(self, order: Order, report: Report) -> None:
+        _log_end(order.trigger, report)
+        self.ended(order, report)
 
     def _take(self, report: Report) -> leases.Lease:
         """Wait for the lease of the collection."""
@@ -251,9 +273,6 @@ class Refresher:
     ) -> None:
         """Write down that a run has failed, and let the next one in."""
         known = isinstance(error, ArtifactCacheError)
-        # A caller's transaction that is broken takes all of it with it when it is rolled back.
-        if not (self.transactions.own or known):
-            return
         report.outcome = FAILED
         report.duration_seconds = round(time.perf_counter() - started, 3)
         report.errors = [
@@ -261,6 +280,9 @@ class Refresher:
             if isinstance(error, ArtifactCacheError)
             else {"code": ArtifactCacheError.code, "message": ArtifactCacheError.title}
         ]
+        # A caller's transaction that is broken takes all of it with it when it is rolled back.
+        if not (self.transactions.own or known):
+            return
         with self.transactions.write() as connection:
             if isinstance(error, RootUnavailableError):
                 store.set_unavailable(connection, report.collection_id)
@@ -319,7 +341,7 @@ def _raise(error: Mapping[str, Any]) -> None:
 
 
 def _log_start(trigger: str, report: Report) -> None:
-    log.info(
+    refreshes.info(
         "refresh of collection '%s' started (%s)",
         report.collection_id,
         trigger,
@@ -343,7 +365,7 @@ def _log_end(trigger: str, report: Report) -> None:
         "errors": len(report.errors),
         "seconds": report.duration_seconds,
     }
-    log.log(
+    refreshes.log(
         logging.INFO if report.outcome == SUCCEEDED else logging.WARNING,
         "refresh of collection '%s' %s (%s): %s",
         report.collection_id,

@@ -12,19 +12,19 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from ..errors import NotFoundError, VanishedError
+from ..errors import NotFoundError, ReferencedError, VanishedError
 from ..files.artifact import uid
 from ..files.garbage import uncollected
 from ..files.layouts import Place
 from ..files.manager import ArtifactManager, Scan
 from ..files.walk import digest
-from ..freshness import INVALIDATED, MISSING, QUARANTINED
+from ..freshness import INVALIDATED, MISSING, QUARANTINED, REFERENCED
 from ..version import VERSION
-from . import runs, store
-from .changes import CREATED, UNCHANGED, UPDATED, Change, Plan, compare, plan
+from . import feed, runs, store
+from .changes import CREATED, UNCHANGED, UPDATED, Change, Plan, Stored, compare, plan
 from .guard import losses
 from .records import FIELDS, as_dict, record
-from .report import NEEDS_CONFIRMATION, PARTIAL, Report
+from .report import NEEDS_CONFIRMATION, PARTIAL, Changed, Report
 from .selection import Chosen, Known, Selection, lone_owners
 from .transactions import Transactions
 
@@ -34,6 +34,7 @@ RENEW_S = 2.0
 MAX_LONE_PATHS = 100
 
 _VALUES = itemgetter(*FIELDS)
+VERSIONS = frozenset({"version", "resolved_version", "resolved_sha"})
 
 Progress = Callable[[int, int], None]
 Observe = Callable[[Change], None]
@@ -73,6 +74,7 @@ class Order:
 class _Found:
     """What there is to write.
 
+    :ivar empty: whether the collection has no row at all.
     :ivar uncertain: how many artifacts a manifest may say more about that cannot be read.
     :ivar passing: how many artifacts have something wrong that may pass without a trace.
     :ivar vanished: how many files were gone when they were to be opened.
@@ -82,6 +84,7 @@ class _Found:
     """
 
     first: bool = False
+    empty: bool = False
     uncertain: int = 0
     vanished: int = 0
     passing: int = 0
@@ -89,6 +92,7 @@ class _Found:
     verified: list[int] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
+    referenced: list[int] = field(default_factory=list)
     settled: bool = False
     columns: dict[str, Any] = field(default_factory=lambda: {"path_available": True})
 
@@ -108,6 +112,7 @@ class Run:
 
     :ivar renew: called in a transaction of ours with the artifacts done and of all.
     :ivar observe: called with what was found out about each artifact that was opened.
+    :ivar lists: whether the report has a list of what has changed.
     """
 
     transactions: Transactions
@@ -118,6 +123,7 @@ class Run:
     renew: Callable[[Connection, int, int], None]
     progress: Progress
     observe: Observe
+    lists: bool = False
 
     def execute(self, end: Callable[[Connection], None]) -> None:
         """Bring the rows in line with the files.
@@ -272,7 +278,7 @@ class Run:
         with uncollected(), self.transactions.read() as connection:
             known = store.known(connection, collection_id)
             chosen = self._chosen(connection, head)
-        found = _Found(first=not head.revision)
+        found = _Found(first=not head.revision, empty=not known)
         made: Plan[Place]
         if known or not found.first:
             with uncollected():
@@ -302,14 +308,15 @@ class Run:
         complete = scan.complete and not found.vanished
         gone = [row.id for row in lost.gone]
         report.skipped += lost.others
-        if lost.withheld:
-            report.withheld = len(gone)
+        report.withheld = lost.withheld
         if complete and not lost.withheld:
             found.removed = gone
         elif not lost.emptied:
             # Out of sight, but nothing is removed on the word of a look that was not whole.
-            found.missing = gone
+            found.missing = [row.id for row in lost.gone if row.condition != REFERENCED]
         report.removed = len(found.removed)
+        if self.lists and found.removed:
+            report.changes += [Changed("removed", row.artifact_id, row.path) for row in lost.gone]
         found.settled = complete and not (
             found.uncertain or lost.hidden or lost.emptied or report.skipped
         )
@@ -342,25 +349,27 @@ class Run:
         renewed = float("-inf")
         done = 0
         for batch in store.batches(places):
-            changes = self._compare(batch, found, chosen, looked_at_ns, is_uncertain)
-            done += len(batch)
-            if self.order.selection.artifact_ids:
-                opened |= {change.record.uid for change in changes}
-                opened |= {change.record.artifact_id for change in changes}
-            if found.first and not self.order.dry_run:
-                with uncollected(), self.transactions.write() as connection:
-                    self.renew(connection, done, len(places))
-                    # Collections that gather this one are visible already.
-                    store.apply(connection, [self.report.collection_id], changes, self.now)
-                found.waiting.clear()
-            elif (
-                done < len(places)
-                and time.monotonic() - renewed > RENEW_S
-                and not self.order.dry_run
-            ):
-                with self.transactions.write() as connection:
-                    self.renew(connection, done, len(places))
-                renewed = time.monotonic()
+            with uncollected():
+                changes = self._compare(batch, found, chosen, looked_at_ns, is_uncertain)
+                done += len(batch)
+                if self.order.selection.artifact_ids:
+                    opened |= {change.record.uid for change in changes}
+                    opened |= {change.record.artifact_id for change in changes}
+                if found.first and not self.order.dry_run:
+                    with self.transactions.write() as connection:
+                        self.renew(connection, done, len(places))
+                        # Collections that gather this one are visible already.
+                        store.apply(connection, [self.report.collection_id], changes, self.now)
+                    found.waiting.clear()
+                elif (
+                    done < len(places)
+                    and time.monotonic() - renewed > RENEW_S
+                    and not self.order.dry_run
+                ):
+                    with self.transactions.write() as connection:
+                        self.renew(connection, done, len(places))
+                    renewed = time.monotonic()
+                del changes
             self.progress(done, len(places))
         return opened
 
@@ -374,21 +383,21 @@ class Run:
     ) -> list[Change]:
         """Read a batch of artifacts and hold them against their rows."""
         collection_id, report = self.report.collection_id, self.report
-        records = {}
-        with uncollected():
-            for place in places:
-                try:
-                    one = record(collection_id, self.manager.read(place))
-                except VanishedError:
-                    found.vanished += 1
-                    continue
-                records[one.uid] = (one, place)
-        with self.transactions.read() as connection:
-            rows = store.stored(connection, list(records))
+        rows: dict[str, Stored] = {}
+        if not found.empty:
+            # Before the files: a row that is invalidated from now on is to be looked at again.
+            uids = [uid(collection_id, place.type, place.path) for place in places]
+            with self.transactions.read() as connection:
+                rows = store.stored(connection, uids)
         changes = []
         root_name = self.manager.name
-        for identity, (one, place) in records.items():
-            stored = rows.get(identity)
+        for place in places:
+            try:
+                one = record(collection_id, self.manager.read(place))
+            except VanishedError:
+                found.vanished += 1
+                continue
+            stored = rows.get(one.uid)
             if stored is None and not chosen.record(one):
                 report.skipped += 1
                 continue
@@ -410,6 +419,10 @@ class Run:
         report.created += change.kind == CREATED
         report.updated += change.kind == UPDATED
         report.unchanged += change.kind == UNCHANGED
+        if self.lists and change.kind != UNCHANGED:
+            artifact_id, path = change.record.artifact_id, change.record.columns["path"]
+            other = change.kind == UPDATED and not VERSIONS.isdisjoint(change.fields_updated)
+            report.changes.append(Changed(change.kind, artifact_id, path, other))
         values = _VALUES(change.record.columns)
         report.fields_populated += len(values) - values.count(None) - values.count([])
         if change.record.error is not None:
@@ -491,11 +504,19 @@ class Run:
         if found.first:
             for one in gathering:
                 store.gather(connection, one, [collection_id])
+        log = feed.Log(collection_id)
+        if found.first:
+            self._remove(connection, found, log)
+            log.populated()
+        else:
+            log.changed(found.waiting)
+            self._remove(connection, found, log)
+            log.missing(connection, found.missing + found.referenced)
         if not found.settled:
             store.verify(connection, found.verified, self.now)
-        store.remove(connection, found.removed)
         store.mark(connection, found.missing, MISSING)
-        if found.waiting or found.removed or found.missing:
+        store.mark(connection, found.referenced, REFERENCED)
+        if found.waiting or found.removed or found.missing or found.referenced:
             # The whole was seen with other rows than these: files that go back to what they
             # were would be taken for unchanged.
             found.columns.setdefault("evidence", None)
@@ -505,11 +526,34 @@ class Run:
             runs.supersede(connection, collection_id)
         recount = bool(found.first or self.report.created or self.report.removed)
         store.publish(connection, collection_id, recount=recount, **verified, **found.columns)
+        log.write(connection, self.now)
+
+    def _remove(self, connection: Connection, found: _Found, log: feed.Log) -> None:
+        """Remove what is gone; what a table of the host refers to is said to be missing."""
+        report = self.report
+        leaving = feed.removed(connection, found.removed)
+        referenced = store.remove(connection, found.removed)
+        for row_id in referenced:
+            entry = leaving.pop(row_id)
+            told = {"artifact_id": entry.artifact_id, "path": entry.path}
+            message = (
+                "the file is gone, and a table of the app refers to the artifact,"
+                " so its row stays, as missing"
+            )
+            report.errors.append({**told, "code": ReferencedError.code, "message": message})
+            report.changes = [one for one in report.changes if one.path != entry.path]
+        found.removed = list(leaving)
+        found.referenced = referenced
+        report.removed -= len(referenced)
+        if referenced:
+            self._judge(complete=True)
+        log.entries += leaving.values()
 
     def _add(self, before: Report) -> None:
         """Tell what came of two looks as one."""
         report = self.report
         verified = report.created + report.updated + report.unchanged
+        report.changes = before.changes + report.changes
         for name in ("created", "updated", "removed", "fields_populated"):
             setattr(report, name, getattr(report, name) + getattr(before, name))
         report.unchanged = max(0, verified - report.created - report.updated)

@@ -22,6 +22,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     update,
 )
@@ -34,6 +35,8 @@ from .report import COUNTS, FAILED, NEEDS_CONFIRMATION, PARTIAL, SUCCEEDED, Repo
 from .selection import Selection
 
 QUEUED, RUNNING = "queued", "running"
+# How long a run may wait in the background until somebody is at it: nobody prolongs it meanwhile.
+QUEUED_MS = 3_600_000
 # What was held back then has been confirmed or has come back since.
 SUPERSEDED = "superseded"
 # How many errors and paths of a run are kept; all are counted.
@@ -54,8 +57,16 @@ def request_key(selection: Selection, **options: object) -> str:
 def join(connection: Connection, request: str) -> str | None:
     """Wait from now on for the run that does the same already; its id, or None if there is none.
 
-    The collections are locked by the caller, so no run begins or ends meanwhile.
+    The collections are locked by the caller, so no run begins or ends meanwhile. One that has
+    waited in the background for the length of a lease is not relied on: its task may be lost.
     """
+    alive_until_ms = RefreshRun.alive_until_ms
+    now = now_ms(connection)
+    long_queued = and_(
+        RefreshRun.outcome == QUEUED,
+        alive_until_ms > now + LEASE_MS,
+        alive_until_ms <= now + QUEUED_MS - LEASE_MS,
+    )
     found: str | None = connection.scalar(
         select(RefreshRun.id)
         .where(RefreshRun.request == request)
@@ -63,7 +74,8 @@ def join(connection: Connection, request: str) -> str | None:
         .having(
             and_(
                 func.count(case((RefreshRun.closed.is_(True), 1))) == 0,
-                func.min(RefreshRun.alive_until_ms) > now_ms(connection),
+                func.count(case((long_queued, 1))) == 0,
+                func.min(alive_until_ms) > now,
             )
         )
         .limit(1)
@@ -95,8 +107,12 @@ def queue(
     filters: dict[str, Any],
     now: datetime,
     joinable: bool,
+    alive_ms: int = LEASE_MS,
 ) -> None:
-    """Write down that a run is to begin, and forget those of long ago."""
+    """Write down that a run is to begin, and forget those of long ago.
+
+    :param alive_ms: how long it is known to be alive if it is not heard of.
+    """
     # Looked for first: to delete a range locks the gaps in it, and two that insert into each
     # other's gaps wait for each other (InnoDB).
     old = connection.scalars(
@@ -110,7 +126,7 @@ def queue(
                 RefreshRun.id.in_(batch), RefreshRun.collection_id.in_(collections)
             )
         )
-    alive_until_ms = connection.scalar(select(now_ms(connection) + LEASE_MS))
+    alive_until_ms = connection.scalar(select(now_ms(connection) + alive_ms))
     connection.execute(
         insert(RefreshRun),
         [
@@ -214,7 +230,7 @@ def reports(connection: Connection, refresh_id: str) -> list[Report] | None:
     """What came of a run; None while it goes on.
 
     A run whose process has died is believed to have failed once it has not been heard of for the
-    length of a lease.
+    length of a lease, or, while it waits in the background, of :data:`QUEUED_MS`.
     """
     found = []
     alive = (RefreshRun.alive_until_ms > now_ms(connection)).label("alive")
@@ -235,13 +251,26 @@ def reports(connection: Connection, refresh_id: str) -> list[Report] | None:
     return found
 
 
+def is_finished(connection: Connection, refresh_id: str) -> bool:
+    """Whether a run has ended in all of its collections."""
+    left = select(RefreshRun.id).where(
+        RefreshRun.id == refresh_id, RefreshRun.finished_at.is_(None)
+    )
+    return connection.scalar(left.limit(1)) is None
+
+
 def supersede(connection: Connection, collection_id: str) -> None:
     """Let nobody confirm any more what earlier runs have held back: it is settled."""
-    connection.execute(
-        update(RefreshRun)
-        .where(RefreshRun.collection_id == collection_id, RefreshRun.outcome == NEEDS_CONFIRMATION)
-        .values(outcome=SUPERSEDED)
-    )
+    # Looked for first: to update by a search locks all that is searched, runs of others that are
+    # at work included (InnoDB).
+    held = connection.scalars(
+        select(RefreshRun.id).where(
+            RefreshRun.collection_id == collection_id, RefreshRun.outcome == NEEDS_CONFIRMATION
+        )
+    ).all()
+    for one in held:
+        mine = and_(RefreshRun.id == one, RefreshRun.collection_id == collection_id)
+        connection.execute(update(RefreshRun).where(mine).values(outcome=SUPERSEDED))
 
 
 def withheld(connection: Connection, refresh_id: str, collection_id: str) -> int | None:
@@ -286,6 +315,57 @@ def recent(
     ids = [row[0] for row in connection.execute(statement)]
     found = _described(connection, ids, with_errors=False)
     return [{name: value for name, value in found[one].items() if name != "errors"} for one in ids]
+
+
+def standing(connection: Connection, collections: Sequence[str]) -> dict[str, Any]:
+    """What is still to be said of how the last runs of some collections have ended.
+
+    :returns: ``waiting``, the newest run that waits for a confirmation, and ``failing``, the newest
+        that left something undone and was the last of its collection to end; each as
+        ``refresh_id, outcome, error_count, started_at`` or None.
+    """
+    ended = or_(
+        RefreshRun.finished_at.is_not(None), RefreshRun.alive_until_ms <= now_ms(connection)
+    )
+    mine = RefreshRun.collection_id.in_(collections)
+    newest = (
+        select(RefreshRun.collection_id, func.max(RefreshRun.started_at).label("at"))
+        .where(ended, mine)
+        .group_by(RefreshRun.collection_id)
+        .subquery()
+    )
+    is_newest = RefreshRun.started_at == newest.c.at
+    waits = RefreshRun.outcome == NEEDS_CONFIRMATION
+    rows = connection.execute(
+        select(
+            RefreshRun.id,
+            RefreshRun.collection_id,
+            case((RefreshRun.finished_at.is_(None), FAILED), else_=RefreshRun.outcome),
+            RefreshRun.error_count,
+            RefreshRun.started_at,
+            is_newest,
+        )
+        .join(newest, newest.c.collection_id == RefreshRun.collection_id)
+        .where(ended, mine, or_(is_newest, waits))
+        # Of those that began at once, the one that was heard of last.
+        .order_by(RefreshRun.started_at.desc(), RefreshRun.alive_until_ms.desc())
+    )
+    found: dict[str, Any] = {"waiting": None, "failing": None}
+    last_of: set[str] = set()
+    for refresh_id, owner, outcome, error_count, started_at, newest_of_its in rows:
+        told = {
+            "refresh_id": refresh_id,
+            "outcome": outcome,
+            "error_count": error_count,
+            "started_at": isoformat(started_at),
+        }
+        if outcome == NEEDS_CONFIRMATION:
+            found["waiting"] = found["waiting"] or told
+        if newest_of_its and owner not in last_of:
+            last_of.add(owner)
+            if outcome in (PARTIAL, FAILED):
+                found["failing"] = found["failing"] or told
+    return found
 
 
 def one(connection: Connection, refresh_id: str) -> dict[str, Any] | None:

@@ -193,6 +193,32 @@ def upgrade() -> None:
         ["collection_id", "started_at"],
     )
     op.create_index("ix_artifact_cache_run_request", "artifact_cache_refresh_run", ["request"])
+    op.create_table(
+        "artifact_cache_feed",
+        sa.Column("id", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("epoch", sa.String(16), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("pruned", sa.BigInteger(), nullable=False),
+    )
+    op.create_table(
+        "artifact_cache_change",
+        sa.Column("position", BigKey, primary_key=True, autoincrement=False),
+        sa.Column("collection_id", exact(64), nullable=False),
+        sa.Column("uid", exact(16), nullable=False),
+        sa.Column("artifact_id", LongText, nullable=False),
+        sa.Column("path", LongText, nullable=False),
+        sa.Column("kind", sa.String(12), nullable=False),
+        sa.Column("fields", sa.JSON(), nullable=False),
+        sa.Column("at", UtcDateTime(), nullable=False),
+    )
+    op.create_index(
+        "ix_artifact_cache_change_collection",
+        "artifact_cache_change",
+        ["collection_id", "position"],
+    )
+    op.create_index(
+        "ix_artifact_cache_change_artifact", "artifact_cache_change", ["uid", "position"]
+    )
     for statement in search.index_statements(op.get_context().dialect.name):
         op.execute(statement)
 
@@ -201,6 +227,8 @@ def downgrade() -> None:
     for statement in search.drop_statements(op.get_context().dialect.name):
         op.execute(statement)
     for table in (
+        "artifact_cache_change",
+        "artifact_cache_feed",
         "artifact_cache_refresh_run",
         "artifact_cache_search",
         "artifact_cache_facet_count",
