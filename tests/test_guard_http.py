@@ -6,6 +6,7 @@ import logging
 
 import pytest
 from flask import Response, abort
+from flask_wtf import CSRFProtect
 
 API = "/api/v1/user-collections"
 OLD, NEW = "an-old-token-0123456789", "a-new-token/+~._-0123=="
@@ -14,7 +15,15 @@ CHANGES = {
     "refresh-metadata": {},
     "invalidate": {},
 }
-READS = ("/", "/work/artifacts", "/work/artifacts/skill:pdf", "/work/facets", "/refreshes")
+CONTENTS = (
+    "/work/artifacts",
+    "/work/artifacts/skill:pdf",
+    "/work/facets",
+    "/changes",
+    "/problems",
+)
+OPERATING = ("/", "/refreshes", "/refreshes?collection_id=work", "/cache-stats", "/metrics")
+READS = CONTENTS + OPERATING
 
 
 def bearer(token):
@@ -107,12 +116,28 @@ def test_reading_is_open(serve, credential):
         assert client.get(API + path, headers=CREDENTIALS[credential]).status_code == 200, path
 
 
-def test_the_host_may_close_reading_and_a_token_for_changes_does_not_open_it(serve):
+def test_the_host_may_close_reading_and_a_token_opens_no_artifact(serve):
     client = serve(authorize=no)
     for path in READS:
-        answer = client.get(API + path, headers=bearer(NEW))
+        answer = client.get(API + path)
         assert (answer.status_code, answer.json["code"]) == (403, "forbidden"), path
+    for path in CONTENTS:
+        assert client.get(API + path, headers=bearer(NEW)).status_code == 403, path
     assert client.get(f"{API}/openapi.json").status_code == 200
+
+
+def test_a_token_opens_what_its_holder_needs_to_see_of_the_work(serve):
+    client = serve(authorize=no)
+    started = client.post(f"{API}/refresh-metadata", json={}, headers=bearer(NEW)).json
+
+    for path in (*OPERATING, f"/refreshes/{started['refresh_id']}"):
+        assert client.get(API + path, headers=bearer(NEW)).status_code == 200, path
+        answer = client.get(API + path, headers=CREDENTIALS["wrong"])
+        assert answer.status_code == 401, path
+        assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+    client = serve(authorize=yes)
+    for path in OPERATING:
+        assert client.get(API + path, headers=CREDENTIALS["wrong"]).status_code == 200, path
 
 
 def test_the_host_is_asked_for_the_collection_that_a_request_names(serve):
@@ -283,15 +308,16 @@ def test_only_a_neighbour_with_a_token_is_told_where_a_collection_lies(
     assert "Authorization" in answer.headers["Vary"]
 
 
-def test_wrong_tokens_are_told_nothing_and_keep_nobody_out(serve):
+def test_reading_with_a_token_uses_up_no_limit(serve):
     client = serve(ARTIFACT_CACHE_SYNC_LIMIT="3/minute")
 
     for _ in range(5):
         answer = client.get(f"{API}/", headers=CREDENTIALS["wrong"])
         assert "path" not in answer.json["collections"][0]
-    [collection] = client.get(f"{API}/", headers=CREDENTIALS["new"]).json["collections"]
+        [collection] = client.get(f"{API}/", headers=CREDENTIALS["new"]).json["collections"]
+        assert "path" in collection
 
-    assert "path" in collection
+    assert client.post(f"{API}/invalidate", json={}, headers=bearer(NEW)).status_code == 200
 
 
 def test_a_request_of_the_daemon_is_noted_as_its(serve):
@@ -305,3 +331,22 @@ def test_a_request_of_the_daemon_is_noted_as_its(serve):
     with client.application.app_context():
         [one] = client.application.extensions["artifact_cache"].service.status()
     assert one["daemon_seen_at"] == newest["started_at"]
+
+
+# --- with Flask-WTF ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("authorize", [None, yes])
+def test_flask_wtf_in_the_app_asks_for_no_token_of_a_form_here(serve, authorize):
+    client = serve(authorize=authorize, SECRET_KEY="x" * 32)
+    app = client.application
+    app.add_url_rule("/own", "own", lambda: "own", methods=["POST"])
+    CSRFProtect(app)
+
+    for path, body in CHANGES.items():
+        assert client.post(f"{API}/{path}", json=body, headers=bearer(NEW)).status_code == 200
+    without_token = client.post(f"{API}/invalidate", json={})
+    assert without_token.status_code == (401 if authorize is None else 200)
+    foreign = client.post(f"{API}/invalidate", json={}, headers={"Sec-Fetch-Site": "cross-site"})
+    assert foreign.status_code in (401, 403)
+    assert client.post("/own").status_code == 400

@@ -20,6 +20,8 @@ from flask_artifact_cache.errors import NotFoundError
 from flask_artifact_cache.models import Artifact
 
 PREFIX = "/api/v1/user-collections"
+PAGE = "/collection"
+OURS = ("artifact_cache", "artifact_cache_page")
 LIST = f"{PREFIX}/work/artifacts"
 
 
@@ -161,6 +163,9 @@ REQUESTS = [
     ("GET", f"{PREFIX}X/nowhere", {}),
     ("POST", f"{PREFIX}X/work/artifacts", {}),
     ("GET", f"{PREFIX}.json", {}),
+    ("GET", f"{PAGE}s", {}),
+    ("GET", f"{PAGE}s/work", {}),
+    ("GET", f"{PAGE}.json", {}),
     ("GET", "/api/v1/user-collection", {}),
     ("GET", "/api/v1/", {}),
     ("GET", "/api/v1//user-collections", {}),
@@ -259,13 +264,12 @@ def rules(app):
     return [
         (rule.rule, rule.endpoint, rule.methods, rule.strict_slashes, rule.defaults, rule.host)
         for rule in app.url_map.iter_rules()
-        if not rule.endpoint.startswith("artifact_cache.")
+        if rule.endpoint.partition(".")[0] not in OURS
     ]
 
 
 def state(app):
     """Everything of an application that an extension could have changed, but for its own."""
-    ours = "artifact_cache"
     names = (
         "before_request_funcs",
         "after_request_funcs",
@@ -275,14 +279,19 @@ def state(app):
     )
     jinja = app.jinja_env
     return {
-        **{name: {key: len(value) for key, value in getattr(app, name).items()} for name in names},
+        **{
+            name: {key: len(value) for key, value in getattr(app, name).items() if key not in OURS}
+            for name in names
+        },
         "processors": {
-            key: len(value) for key, value in app.template_context_processors.items() if key != ours
+            key: len(value)
+            for key, value in app.template_context_processors.items()
+            if key not in OURS
         },
         "handlers": {
             key: {code: list(types) for code, types in value.items()}
             for key, value in app.error_handler_spec.items()
-            if key != ours
+            if key not in OURS
         },
         "teardown": len(app.teardown_appcontext_funcs),
         "shell": len(app.shell_context_processors),
@@ -290,9 +299,9 @@ def state(app):
         "config": {k: v for k, v in app.config.items() if not k.startswith("ARTIFACT_CACHE_")},
         "json": (type(app.json), vars(app.json).keys()),
         "classes": (app.response_class, app.request_class, type(app.session_interface)),
-        "blueprints": [name for name in app.blueprints if name != ours],
-        "views": [name for name in app.view_functions if not name.startswith(f"{ours}.")],
-        "extensions": sorted(name for name in app.extensions if name != ours),
+        "blueprints": [name for name in app.blueprints if name not in OURS],
+        "views": [name for name in app.view_functions if name.partition(".")[0] not in OURS],
+        "extensions": sorted(name for name in app.extensions if name != OURS[0]),
         "commands": sorted(name for name in app.cli.commands if name != "artifact-cache"),
         "jinja": (
             type(jinja),
@@ -329,7 +338,8 @@ def test_all_our_rules_are_below_the_prefix(make_host):
     ours = [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("artifact_cache")]
 
     assert ours
-    assert all(rule.rule == PREFIX or rule.rule.startswith(f"{PREFIX}/") for rule in ours)
+    assert {rule.endpoint.partition(".")[0] for rule in ours} == set(OURS)
+    assert all(f"{rule.rule}/".startswith((f"{PREFIX}/", f"{PAGE}/")) for rule in ours)
 
 
 # --- several apps --------------------------------------------------------------------------------
@@ -411,7 +421,7 @@ def test_mounting_twice_is_refused(app):
 def test_mounting_before_the_db_says_what_to_do():
     cache = ArtifactCache()
 
-    with pytest.raises(RuntimeError, match=r"Call 'db.init_app\(app\)' before"):
+    with pytest.raises(RuntimeError, match=r"Make 'db = SQLAlchemy\(app\)', or call"):
         cache.init_app(Flask("host"))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import threading
 from contextlib import contextmanager
 
 import pytest
+import sqlalchemy as sa
 from flask import abort
 
 API = "/api/v1/user-collections"
@@ -220,3 +222,33 @@ def test_an_id_may_be_asked_for_by_many_at_once(app):
     for thread in threads:
         thread.join()
     assert statuses == [200] * 16
+
+
+def test_a_database_that_fails_in_the_midst_of_an_answer_is_said_to_be(app, client):
+    """The rows of a page are read past SQLAlchemy, which would have told what an error means."""
+    with app.app_context():
+        engine = app.extensions["sqlalchemy"].engine
+    armed, interrupted = [], []
+
+    @sa.event.listens_for(engine, "connect")
+    def hinder(connection, _):
+        def notice(action, table, *_):
+            if action == sqlite3.SQLITE_READ and table == "artifact_cache_artifact":
+                armed.append(table)
+            return sqlite3.SQLITE_OK
+
+        def interrupt():
+            if interrupted or not armed:
+                return False
+            interrupted.append(True)
+            return True
+
+        connection.set_authorizer(notice)
+        connection.set_progress_handler(interrupt, 1)
+
+    engine.dispose()
+
+    answer = client.get(f"{LIST}?limit=3")
+
+    assert interrupted
+    assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
-from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from hypothesis import HealthCheck, given, settings
@@ -20,12 +21,14 @@ from flask_artifact_cache import (
     ArtifactManager,
     bodies,
     cursors,
+    freshness,
     populate_artifact_metadata,
     queries,
     search,
 )
 from flask_artifact_cache.errors import InvalidRequestError
 from flask_artifact_cache.files.artifact import uid
+from flask_artifact_cache.models import Artifact, Collection
 from flask_artifact_cache.refresh import store
 from flask_artifact_cache.refresh.changes import compare
 from flask_artifact_cache.refresh.records import record
@@ -37,9 +40,9 @@ LIST = f"{API}/work/artifacts"
 
 
 @pytest.fixture
-def everywhere(make_app, database_url, sample, clock, populate):
+def everywhere(make_app, tables_url, sample, clock, populate):
     """A client of a host with the sample populated, on every database."""
-    app = make_app(database_url, {"work": sample.root}, clock=clock)
+    app = make_app(tables_url, {"work": sample.root}, clock=clock)
     populate(app)
     return app.test_client()
 
@@ -120,12 +123,12 @@ def test_filters_and_search(everywhere, query, expected):
     assert response.json["page_info"]["total_count"] == len(expected)
 
 
-def test_names_rank_before_tags_before_descriptions(make_app, database_url, collection, populate):
+def test_names_rank_before_tags_before_descriptions(make_app, tables_url, collection, populate):
     collection.skill("a-description", "Speaks of invoices.")
     collection.skill("b-tag", "Other things.", tags="[invoices]")
     collection.skill("invoices", "Other things.")
     collection.skill("c-both", "Other invoices.", tags="[invoices]")
-    app = make_app(database_url, {"work": collection.root})
+    app = make_app(tables_url, {"work": collection.root})
     populate(app)
 
     found = app.test_client().get(f"{LIST}?q=invoice")
@@ -134,10 +137,10 @@ def test_names_rank_before_tags_before_descriptions(make_app, database_url, coll
 
 
 def test_search_takes_no_notice_of_accents_case_or_punctuation(
-    make_app, database_url, collection, populate
+    make_app, tables_url, collection, populate
 ):
     collection.skill("resume", "Écrit un RÉSUMÉ, en français; naïve Straße 日本語.")
-    app = make_app(database_url, {"work": collection.root})
+    app = make_app(tables_url, {"work": collection.root})
     populate(app)
     client = app.test_client()
 
@@ -194,10 +197,10 @@ def test_a_shared_id_answers_with_the_candidates(everywhere, sample, populate):
 
 
 @pytest.mark.parametrize("name", ["C#/.NET: a b", "über/ñ", "50%? & more", "PDF"])
-def test_names_with_anything_in_them_are_found(make_app, database_url, collection, populate, name):
+def test_names_with_anything_in_them_are_found(make_app, tables_url, collection, populate, name):
     collection.write("agents/one.md", f"---\nname: '{name}'\ndescription: x\n---\n")
     collection.write("agents/two.md", f"---\nname: '{name.swapcase()}'\ndescription: x\n---\n")
-    app = make_app(database_url, {"work": collection.root})
+    app = make_app(tables_url, {"work": collection.root})
     populate(app)
 
     response = app.test_client().get(f"{LIST}/{quote('agent:' + name, safe='')}")
@@ -364,7 +367,8 @@ def test_a_collection_that_was_not_read_yet_is_not_an_empty_one(make_app, sqlite
 
 
 def test_nobody_sees_half_of_a_first_populate(make_app, sqlite_url, collection, populate):
-    for number in range(1200):
+    total = store.BATCH + 200
+    for number in range(total):
         collection.skill(f"skill-{number}")
     app = make_app(sqlite_url, {"work": collection.root})
     client = app.test_client()
@@ -373,7 +377,7 @@ def test_nobody_sees_half_of_a_first_populate(make_app, sqlite_url, collection, 
     populate(app, progress=lambda *_: seen.append(client.get(LIST).status_code))
 
     assert seen == [503, 503]
-    assert client.get(LIST).json["page_info"]["total_count"] == 1200
+    assert client.get(LIST).json["page_info"]["total_count"] == total
 
 
 @pytest.mark.parametrize(
@@ -496,7 +500,7 @@ def test_paging_neither_skips_nor_repeats_while_rows_come_and_go(
             throughout.difference_update(uids)
             store.remove(connection, [row.id for row in store.stored(connection, uids).values()])
             new = [
-                replace(template, name=name, path=f"skills/{name}/SKILL.md")
+                template._replace(name=name, path=f"skills/{name}/SKILL.md")
                 for name in (f"skill-{random_.randrange(10**6)}-new" for _ in range(20))
             ]
             changes = [compare(record("work", one), None) for one in new]
@@ -539,9 +543,16 @@ def test_the_body_is_the_same_from_a_cold_and_a_warm_cache(app, client):
 
 
 def test_a_page_is_of_one_revision_though_a_refresh_comes_between_its_statements(
-    app, sample, populate, monkeypatch
+    make_app, tables_url, sample, populate, monkeypatch
 ):
     """The refresh happens after the look at the collection, where another process's may."""
+    app = make_app(tables_url, {"work": sample.root})
+    with app.app_context(), app.extensions["sqlalchemy"].engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            # Without it, writers wait for a page that is being read.
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    populate(app)
+    before = app.test_client().get(f"{LIST}?limit=200").json
     page_of = queries.page
     added = iter(range(2))
 
@@ -554,7 +565,44 @@ def test_a_page_is_of_one_revision_though_a_refresh_comes_between_its_statements
 
     monkeypatch.setattr(queries, "page", late)
     page = app.test_client().get(f"{LIST}?limit=2").json
+    monkeypatch.undo()
 
-    assert page["page_info"]["total_count"] == 8
-    following = app.test_client().get(f"{LIST}?limit=200").json
-    assert page["items"] == following["items"][:2]
+    after = app.test_client().get(f"{LIST}?limit=200").json
+    whole = before if page["page_info"]["total_count"] == 6 else after
+    assert page["page_info"]["total_count"] == whole["page_info"]["total_count"]
+    assert page["items"] == whole["items"][:2]
+
+
+@pytest.mark.parametrize("verified", [None, -31, -30, -1, 0, 4, 6])
+def test_states_are_counted_from_a_few_rows_as_from_all(app, clock, verified):
+    """Whenever the collection and its rows were verified, in minutes from now."""
+    times = (None, -40, -30, -29, 0, 5, 6)
+    with app.app_context():
+        service = app.extensions["artifact_cache"].service
+        engine = app.extensions["sqlalchemy"].engine
+        with engine.begin() as connection:
+            rows = connection.scalars(sa.select(Artifact.id).order_by(Artifact.id)).all()
+            for number, condition in itertools.product(range(len(times)), freshness.CONDITIONS):
+                several = {
+                    row: (times[(number + place) % len(times)], place)
+                    for place, row in enumerate(rows)
+                }
+                for row, (minutes, place) in several.items():
+                    connection.execute(
+                        sa.update(Artifact)
+                        .where(Artifact.id == row)
+                        .values(
+                            condition=condition if place % 2 else "ok",
+                            synced_at=None
+                            if minutes is None
+                            else clock.now + timedelta(minutes=minutes),
+                        )
+                    )
+                at_verified = None if verified is None else clock.now + timedelta(minutes=verified)
+                connection.execute(sa.update(Collection).values(verified_at=at_verified))
+                one = queries.head(connection, "work")
+                at = queries.moment(connection, one, clock.now, service.settings.ttl_of)
+
+                assert queries.member_states(connection, one, at) == queries.totals(
+                    queries.state_counts(connection, at).values()
+                )

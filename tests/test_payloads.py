@@ -299,7 +299,14 @@ def test_preferences_are_read_as_rfc_7240_has_them(prefer, expected):
     assert payloads.preferences(prefer) | {""} == expected | {""}
 
 
-def test_who_prefers_not_to_wait_is_told_where_to_look(client):
+def test_who_prefers_not_to_wait_is_told_where_to_look(make_app, tmp_path, sample):
+    app = make_app(
+        f"sqlite:///{tmp_path / 'thread.db'}",
+        {"work": sample.root},
+        ARTIFACT_CACHE_TOKENS=["a-token-for-the-bodies"],
+        ARTIFACT_CACHE_BACKGROUND="thread",
+    )
+    client = app.test_client()
     headers = {**TOKEN, "Prefer": "respond-async"}
     answer = client.post(
         f"{API}/refresh-metadata", json={}, headers=headers, base_url="http://localhost/x/"

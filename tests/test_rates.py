@@ -6,6 +6,7 @@ import random
 import time
 
 import pytest
+from flask import request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from limits.storage import MemoryStorage
@@ -77,6 +78,38 @@ def test_a_flood_without_a_token_does_not_use_up_what_a_token_may_do(serve):
     assert statuses(app, 4, None) == [401, 401, 429, 429]
     assert statuses(app, 1, None, address="192.0.2.2") == [401]
     assert statuses(app, 2, ONE) == [200, 200]
+
+
+def by_name(permission, collection_id):
+    return request.headers.get("X-User") == "admin"
+
+
+def ask_as(app, user, address="192.0.2.1"):
+    headers = {"X-User": user} if user else {}
+    return (
+        app.test_client()
+        .post(f"{API}/invalidate", json={}, headers=headers, environ_base={"REMOTE_ADDR": address})
+        .status_code
+    )
+
+
+def test_who_is_refused_uses_up_nothing_of_who_is_allowed(serve):
+    app = serve("3/minute", authorize=by_name)
+
+    assert [ask_as(app, "guest") for _ in range(5)] == [403, 403, 403, 429, 429]
+    assert [ask_as(app, "admin") for _ in range(4)] == [200, 200, 200, 429]
+    assert ask_as(app, "admin", "192.0.2.2") == 200
+
+
+def test_who_is_who_the_hosts_limiter_tells(serve):
+    app = serve("2/minute", authorize=lambda *_: True)
+    Limiter(lambda: request.headers.get("X-User", ""), app=app, storage_uri="memory://")
+
+    assert [ask_as(app, "ada") for _ in range(3)] == [200, 200, 429]
+    assert ask_as(app, "ada", "192.0.2.2") == 429
+    assert [ask_as(app, "bob") for _ in range(3)] == [200, 200, 429]
+    assert [ask_as(app, None) for _ in range(3)] == [200, 200, 429]
+    assert ask_as(app, None, "192.0.2.2") == 200
 
 
 def test_wrong_tokens_are_limited_and_keep_nobody_out(serve):
@@ -162,7 +195,7 @@ def test_a_refused_request_is_not_counted(serve, now):
 
 
 def test_a_refresh_in_the_background_is_asked_after_soon(serve, now):
-    app = serve(**HEADERS)
+    app = serve(**HEADERS, ARTIFACT_CACHE_BACKGROUND="thread")
     limiter_of(app, default_limits=["1000/hour"])
     headers = {"Authorization": f"Bearer {ONE}", "Prefer": "respond-async"}
 

@@ -29,6 +29,14 @@ include-path = "/{collection_id}/artifacts"
 checks.positive_data_acceptance.expected-statuses = ["2xx", 304, 400, 404]
 
 [[operations]]
+include-path = "/changes"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 304, 400, 404]
+
+[[operations]]
+include-path = "/problems"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 304, 400, 404]
+
+[[operations]]
 include-path = "/refresh-metadata"
 checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 409]
 """

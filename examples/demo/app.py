@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
-from flask import Flask
+from flask import Flask, redirect
 from flask_sqlalchemy import SQLAlchemy
+from werkzeug import Response
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from flask_artifact_cache import ArtifactCache, database
@@ -40,7 +41,13 @@ def create_app(collection: Path, folder: Path, token: str) -> tuple[Flask, Artif
     app.config["ARTIFACT_CACHE_COLLECTIONS"] = {"default": collection}
     app.config["ARTIFACT_CACHE_TOKENS"] = [token]
     db = SQLAlchemy(app)
-    cache = ArtifactCache(app, db)
+    # Only this machine reaches the demo, so whoever does may press the page's button.
+    cache = ArtifactCache(app, db, authorize=lambda *_: True)
+
+    @app.get("/")
+    def start() -> Response:
+        return redirect("/collection/")
+
     with app.app_context():
         with db.engine.connect() as connection:
             # Readers do not wait for a refresh then.
@@ -92,8 +99,10 @@ def main() -> None:
             report = cache.service.populate("default")
         port = arguments.port if _is_free(arguments.port) else 0
         server = make_server("127.0.0.1", port, app, threaded=True, request_handler=QuietHandler)
-        base = f"http://127.0.0.1:{server.port}/api/v1/user-collections"
+        host = f"http://127.0.0.1:{server.port}"
+        base = f"{host}/api/v1/user-collections"
         print(
+            f"Page:     {host}/collection/default\n"
             f"Listing:  {base}/default/artifacts\n"
             f"Search:   {base}/default/artifacts?q=review\n"
             f"Facets:   {base}/default/facets\n\n"

@@ -7,6 +7,7 @@ from typing import Any
 from marshmallow import Schema, fields, validate
 
 from ..files.artifact import TYPES
+from ..files.drift import KINDS
 from ..freshness import STATES
 
 RUN_ID = {"minLength": 32, "maxLength": 32, "example": "5f0c2a9be1d44c6f8a37e2d1b0c9f846"}
@@ -132,6 +133,88 @@ class Collections(Schema):
     collections = _many(Collection)
 
 
+class ListedProblem(Problem):
+    """What is wrong with a file of a collection, and how to mend it."""
+
+    collection_id = _text("The collection that owns the file.")
+    uid = _maybe("Of the artifact; null: it is a problem of the collection as a whole.")
+    artifact_id = _maybe("`type:name` of the artifact.")
+    hint = _text("How to mend it.")
+
+
+class Problems(Schema):
+    """A page of problems."""
+
+    problems = _many(ListedProblem)
+    page_info = fields.Nested(PageInfo, required=True)
+
+
+class CollectionStats(Schema):
+    """How a collection is doing."""
+
+    id = _text()
+    configured = _flag("Whether it is in the settings, or gathers those that are.")
+    path_available = _flag("Whether its folder was there when it was last looked for.")
+    artifact_count = _count("Of its members.")
+    stale_count = _count("Of its members.")
+    revision = _count("Moves with every change; 0: it was not read yet.")
+    last_refreshed_at = _time("When all of it was last compared with its files.", nullable=True)
+    states = fields.Dict(
+        keys=fields.String(validate=validate.OneOf(STATES)),
+        values=_count(),
+        required=True,
+        metadata={"description": "How many of its members are in which state, where any is."},
+    )
+    problem_count = _count("As many as `GET /problems` lists of it.")
+    drift = fields.Dict(
+        keys=fields.String(validate=validate.OneOf(KINDS)),
+        values=_count(),
+        required=True,
+        metadata={
+            "description": "How many of its members have which kind of drift, where any has."
+        },
+    )
+    oldest_synced_at = _time(
+        "When the artifact was compared that waits longest for it.", nullable=True
+    )
+    daemon_seen_at = _time("When the daemon last asked for a refresh of it.", nullable=True)
+
+
+class CacheStats(Schema):
+    """How the cache is doing; an artifact counts once, whichever collections gather it."""
+
+    artifact_count = _count()
+    fresh_count = _count()
+    stale_count = _count()
+    missing_count = _count()
+    quarantined_count = _count()
+    problem_count = _count("As many as `GET /problems` lists.")
+    oldest_sync_age_seconds = fields.Float(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Of the artifact that waits longest for being compared."},
+    )
+    ttl_minutes = fields.Float(required=True)
+    hits = _count("Requests answered from the cache.")
+    misses = _count("Requests for what is not in the cache.")
+    hit_rate = fields.Float(required=True, allow_none=True, validate=validate.Range(min=0, max=1))
+    counted_in = _text(
+        "Whose hits and misses these are.",
+        validate=validate.OneOf(("this process", "all processes")),
+    )
+    upstream_limited_until = _time(
+        "Until when GitHub is not to be asked, if it has said so.", nullable=True
+    )
+    collections = _many(CollectionStats)
+
+
+class Ready(Schema):
+    """Whether the app can serve what it should."""
+
+    status = _text(validate=validate.OneOf(("ok",)))
+    collections = _count("How many were read.")
+
+
 class FacetValue(Schema):
     """A value, and how many artifacts have it."""
 
@@ -147,6 +230,7 @@ class FacetValues(Schema):
     author = _many(FacetValue)
     license = _many(FacetValue)
     origin = _many(FacetValue)
+    drift = _many(FacetValue)
     state = _many(FacetValue)
 
 
@@ -253,6 +337,37 @@ class Refreshes(Schema):
     refreshes = _many(RefreshSummary)
 
 
+class Change(Schema):
+    """What happened to an artifact."""
+
+    kind = _text(validate=validate.OneOf(("created", "updated", "missing", "restored", "removed")))
+    at = _time()
+    collection_id = _text("The collection that owns it.")
+    uid = _text()
+    artifact_id = _text("`type:name`, as it was called then.")
+    path = _text("Relative to the root.")
+    fields_ = fields.List(
+        fields.String(),
+        required=True,
+        data_key="fields",
+        metadata={"description": "Those that have another value since then."},
+    )
+    artifact = fields.Nested(
+        Artifact,
+        required=True,
+        allow_none=True,
+        metadata={"description": "As it is now; null: it is gone by now."},
+    )
+
+
+class Changes(Schema):
+    """A page of the change feed."""
+
+    changes = _many(Change)
+    next = _text("The `since` of the next page.")
+    has_more = _flag("Whether there is more already.")
+
+
 class FieldError(Schema):
     """One field or parameter that is wrong."""
 
@@ -265,6 +380,7 @@ class Candidate(Schema):
 
     uid = _text()
     path = _text()
+    collection_id = _text()
 
 
 class ProblemDetails(Schema):

@@ -14,9 +14,11 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound, default_exceptions
 from werkzeug.routing import Map, PathConverter, Rule
 
 from ..bodies import Body, etag
+from ..metrics import CONTENT_TYPE, State, exposition
 from ..queries import Filters
+from ..reading import DAEMON
 from ..refresh.records import as_json
-from ..service import DAEMON, ArtifactCacheService
+from ..service import ArtifactCacheService
 from . import answers, openapi, payloads, problems, rates, schemas
 from .guard import Guard
 from .routes import Route
@@ -97,6 +99,40 @@ def refresh(refresh_id: str) -> ResponseReturnValue:
     return _send(Body(as_json(found), etag(found)))
 
 
+def changes() -> ResponseReturnValue:
+    """What was created, updated, missing, restored and removed, in order."""
+    args = schemas.query("changes", request.query_string)
+    found = _service().changes(args.get("since"), args["limit"], args.get("collection_id"))
+    return _send(Body(as_json(found), etag(found)))
+
+
+def problem_list() -> ResponseReturnValue:
+    """What is wrong with files, and how to mend it."""
+    args = schemas.query("problems", request.query_string)
+    return _send(_service().problems(args.get("collection_id"), args["limit"], args.get("after")))
+
+
+def cache_stats() -> ResponseReturnValue:
+    """How many artifacts are in which state, and how often the cache was of use."""
+    schemas.query("none", request.query_string)
+    return _done(_service().stats().as_dict())
+
+
+def metrics() -> ResponseReturnValue:
+    """The metrics of the artifact cache, for Prometheus."""
+    schemas.query("none", request.query_string)
+    state: State = current_app.extensions[ENDPOINT].state
+    response = Response(exposition(_service().counters, state), content_type=CONTENT_TYPE)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def healthz() -> ResponseReturnValue:
+    """Whether the app can serve what it should; a 503 says what is missing."""
+    schemas.query("none", request.query_string)
+    return _done({"status": "ok", "collections": _service().ready()})
+
+
 def openapi_document() -> ResponseReturnValue:
     """This document."""
     schemas.query("none", request.query_string)
@@ -110,7 +146,7 @@ class Rest(PathConverter):
 
 
 ROUTES = (
-    Route(rule="/", view=collections, answer=answers.Collections),
+    Route(rule="/", view=collections, answer=answers.Collections, token_opens=True),
     Route(rule="/<collection_id>/artifacts", view=artifacts, answer=answers.Page, query="listing"),
     Route(
         rule="/<collection_id>/artifacts/<artifact_cache_rest:artifact_id>",
@@ -147,6 +183,7 @@ ROUTES = (
         rule="/refreshes",
         view=refreshes,
         answer=answers.Refreshes,
+        token_opens=True,
         collection=lambda _: request.args.get("collection_id"),
         query="refreshes",
     ),
@@ -155,8 +192,39 @@ ROUTES = (
         rule="/refreshes/<string(length=32):refresh_id>",
         view=refresh,
         answer=answers.Refresh,
+        token_opens=True,
         collection=lambda values: _service().run(values["refresh_id"])["collection_id"],
     ),
+    Route(
+        rule="/changes",
+        view=changes,
+        answer=answers.Changes,
+        collection=lambda _: request.args.get("collection_id"),
+        query="changes",
+    ),
+    Route(
+        rule="/problems",
+        view=problem_list,
+        answer=answers.Problems,
+        collection=lambda _: request.args.get("collection_id"),
+        query="problems",
+    ),
+    Route(
+        rule="/cache-stats",
+        view=cache_stats,
+        answer=answers.CacheStats,
+        token_opens=True,
+        tagged=False,
+    ),
+    Route(
+        rule="/metrics",
+        view=metrics,
+        answer=None,
+        token_opens=True,
+        media="text/plain",
+        tagged=False,
+    ),
+    Route(rule="/healthz", view=healthz, answer=answers.Ready, permission=None, tagged=False),
     Route(rule="/openapi.json", view=openapi_document, answer=None, permission=None),
 )
 
@@ -181,7 +249,17 @@ def blueprint(prefix: str, guard: Guard) -> Blueprint:
     def register(state: BlueprintSetupState) -> None:
         state.app.url_map.converters["artifact_cache_rest"] = Rest
 
+    def exempt(*_: object) -> None:
+        """Let Flask-WTF ask for no token of a form: no form can send what a route here takes.
+
+        Done in front of every request, which is before it asks whenever it was set up.
+        """
+        protect: Any = current_app.extensions.get("csrf")
+        if protect is not None and type(protect).__module__.startswith("flask_wtf"):
+            protect.exempt(bp)
+
     bp.record_once(register)
+    bp.url_value_preprocessor(exempt)
     for route in ROUTES:
         bp.add_url_rule(
             route.rule,
@@ -191,6 +269,20 @@ def blueprint(prefix: str, guard: Guard) -> Blueprint:
             strict_slashes=False,
             provide_automatic_options=False,
         )
+    own_everything(bp, nothing_here, problems.respond)
+    return bp
+
+
+def own_everything(
+    bp: Blueprint,
+    nothing_here: Callable[..., ResponseReturnValue],
+    respond: Callable[[Exception], ResponseReturnValue],
+) -> None:
+    """Keep every answer below a blueprint's prefix its own.
+
+    :param nothing_here: answers what no route takes.
+    :param respond: answers an error.
+    """
     for rule in ("/", "/<artifact_cache_rest:rest>"):
         bp.add_url_rule(
             rule,
@@ -202,9 +294,8 @@ def blueprint(prefix: str, guard: Guard) -> Blueprint:
         )
     # Flask asks the application's handler of a code before the blueprint's of any exception.
     for code in default_exceptions:
-        bp.register_error_handler(code, problems.respond)
-    bp.register_error_handler(Exception, problems.respond)
-    return bp
+        bp.register_error_handler(code, respond)
+    bp.register_error_handler(Exception, respond)
 
 
 def _guarded(route: Route, guard: Guard) -> Callable[..., ResponseReturnValue]:
@@ -215,7 +306,7 @@ def _guarded(route: Route, guard: Guard) -> Callable[..., ResponseReturnValue]:
     if route.body is None:
 
         def read(**values: str) -> ResponseReturnValue:
-            guard.ask(permission, route.collection(values))
+            guard.ask(permission, route.collection(values), token_opens=route.token_opens)
             return route.view(**values)
 
         return read

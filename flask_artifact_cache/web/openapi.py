@@ -50,12 +50,13 @@ ERRORS: Mapping[int, str] = {
     403: "The host application does not allow it.",
     404: "There is nothing of this name.",
     409: "Several artifacts have this id, or removing so many needs a confirmation.",
+    410: "The cursor is too old; start again without `since`.",
     413: "The body is too long.",
     415: "The body is not JSON.",
     429: "Too many requests.",
     500: "The server failed; its log says how.",
     503: "The collection was not read yet or is being refreshed, or something that is needed for"
-    " an answer is not available.",
+    " an answer is not available; of readiness, `errors` says what.",
 }
 READING = (400, 403, 404, 429, 500, 503)
 CHANGING = (400, 401, 403, 404, 409, 413, 415, 429, 500, 503)
@@ -123,6 +124,8 @@ def _operation(route: Route) -> dict[str, Any]:
             },
         }
         made["security"] = [{"bearer": []}]
+    elif route.token_opens:
+        made["security"] = [{}, {"bearer": []}]
     return made
 
 
@@ -134,7 +137,7 @@ def _parameters(route: Route) -> list[Any]:
     query = schemas.QUERIES[route.query]
     if query.fields:
         found.append({"in": "query", "schema": type(query)})
-    if route.body is None:
+    if route.body is None and route.tagged:
         text = "The `ETag` of what the client has."
         found.append({"in": "header", "name": "If-None-Match", "description": text, **_TEXT})
     if route.deferrable:
@@ -144,11 +147,12 @@ def _parameters(route: Route) -> list[Any]:
 
 
 def _successes(route: Route) -> dict[str, Any]:
-    schema: Any = route.answer or {"type": "object"}
+    is_json = route.media == "application/json"
+    schema: Any = route.answer or {"type": "object" if is_json else "string"}
     made: dict[str, Any] = {"description": "Done." if route.body else "Found."}
-    made["content"] = {"application/json": {"schema": schema}}
+    made["content"] = {route.media: {"schema": schema}}
     found = {"200": made}
-    if route.body is None:
+    if route.body is None and route.tagged:
         made["headers"] = _headers("ETag", *(("Link",) if route.answer is answers.Page else ()))
         found["304"] = {"description": "The client has it.", "headers": _headers("ETag")}
     if route.deferrable:
@@ -162,8 +166,12 @@ def _successes(route: Route) -> dict[str, Any]:
 
 def _failures(route: Route) -> dict[str, Any]:
     statuses = CHANGING if route.body is not None else READING
+    if route.token_opens:
+        statuses = (*statuses, 401)
     if route.answer is answers.ArtifactDetail:
         statuses = (*statuses, 409)
+    if route.answer is answers.Changes:
+        statuses = (*statuses, 410)
     return {str(status): str(status) for status in statuses}
 
 

@@ -18,6 +18,7 @@ from ..errors import (
     BusyError,
     InvalidRequestError,
     MassLossError,
+    NotReadyError,
     RateLimitedError,
     UnauthorizedError,
 )
@@ -83,10 +84,10 @@ def _known(error: ArtifactCacheError) -> Response:
         log.error("%s %r: %s", request.method, request.path, error)
     errors: list[dict[str, Any]] = []
     members: dict[str, Any] = {}
-    if isinstance(error, InvalidRequestError):
+    if isinstance(error, (InvalidRequestError, NotReadyError)):
         errors = [{"field": field, "message": message} for field, message in error.errors]
     elif isinstance(error, AmbiguousIdError):
-        members["candidates"] = [{"uid": uid, "path": path} for uid, path in error.candidates]
+        members["candidates"] = [one._asdict() for one in error.candidates]
     elif isinstance(error, MassLossError):
         members["refresh_id"] = error.refresh_id
     response = problem(error.status, error.code, error.title, str(error), errors, **members)

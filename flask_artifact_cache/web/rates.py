@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from flask import current_app
+from flask import current_app, request
 from flask_limiter.constants import ConfigVars
 from limits import RateLimitItem
 from limits.errors import ConfigurationError as LimitsConfigurationError
@@ -47,28 +47,59 @@ class Rates:
         self._spare: RateLimiter | None = None
         self._lock = threading.Lock()
         self._down = False
+        self._warned = False
 
-    def spend(self, name: str, *who: str) -> None:
+    def spend(self, name: str, kind: str, who: str | None = None) -> None:
         """Count a request.
 
+        :param kind: of whom the limit is.
+        :param who: which of these it is; None: the client as the host's Limiter tells them apart,
+            or else its address.
         :raises RateLimitedError: if it is one too many; such a one is not counted.
         :raises LimiterUnavailableError: if the storage does not answer.
         """
-        self._ask(name, who, count=True)
+        self._ask(name, kind, who, count=True)
 
-    def check(self, name: str, *who: str) -> None:
+    def check(self, name: str, kind: str, who: str | None = None) -> None:
         """As :meth:`spend`, without counting."""
-        self._ask(name, who, count=False)
+        self._ask(name, kind, who, count=False)
 
-    def _ask(self, name: str, who: Sequence[str], *, count: bool) -> None:
+    def storage(self) -> str:
+        """Where requests are counted: ``memory``, ``shared``, ``down``, or ``off`` if they are not.
+
+        :raises ConfigurationError: if they cannot be, as it is set up.
+        """
+        limiter = self._hosts()
+        enabled = current_app.config.get(ConfigVars.ENABLED, True)
+        if not (enabled and any(self._limits.values())) or (limiter and not limiter.enabled):
+            return "off"
+        storage = (self._ours() if limiter is None else limiter.limiter).storage
+        if isinstance(storage, MemoryStorage):
+            return "memory"
+        try:
+            return "shared" if storage.check() else "down"
+        except Exception:  # noqa: BLE001 - each storage has errors of its own
+            return "down"
+
+    def _ask(self, name: str, kind: str, who: str | None, *, count: bool) -> None:
         items = self._limits[name]
         if not items or not current_app.config.get(ConfigVars.ENABLED, True):
             return
         limiter = self._hosts()
         if limiter is not None and not limiter.enabled:
             return
-        key = [*_prefix(limiter), KEY, name, *who]
+        key = [*_prefix(limiter), KEY, name, kind, _client(limiter) if who is None else who]
         strategy = self._ours() if limiter is None else limiter.limiter
+        if (
+            not self._warned
+            and request.environ.get("wsgi.multiprocess")
+            and isinstance(strategy.storage, MemoryStorage)
+        ):
+            self._warned = True
+            log.warning(
+                "rate limits are counted in memory, by each worker for itself;"
+                " set RATELIMIT_STORAGE_URI to what all of them share"
+            )
         try:
             wait_s = _wait_s(strategy, items, key, count)
         except Exception as error:  # noqa: BLE001 - each storage has errors of its own
@@ -193,6 +224,17 @@ def _rounded_s(wait_s: float, item: RateLimitItem) -> int:
 def _prefix(limiter: Limiter | None) -> list[str]:
     prefix = getattr(limiter, "_key_prefix", "") or current_app.config.get(ConfigVars.KEY_PREFIX)
     return [prefix] if prefix else []
+
+
+def address() -> str:
+    """Where the request comes from."""
+    return request.remote_addr or "unknown"
+
+
+def _client(limiter: Limiter | None) -> str:
+    """Who asks, as the host has it told to its Limiter, which has no public name for that."""
+    told = getattr(limiter, "_key_func", None)
+    return str((told and told()) or address())
 
 
 def _chosen(limiter: Limiter | None, attribute: str, key: str) -> bool:

@@ -13,6 +13,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from .. import freshness, queries, statements
 from ..errors import InvalidRequestError
 from ..files.artifact import TYPES
+from ..files.drift import KINDS
 from ..files.manager import COLLECTION_ID
 
 MAX_VALUES = 50
@@ -51,6 +52,15 @@ def _text(description: str, **options: Any) -> fields.String:
     )
 
 
+def _collection_id(description: str) -> fields.String:
+    return fields.String(
+        validate=validate.Regexp(
+            rf"^{COLLECTION_ID.pattern}\Z", error="must be the id of a collection"
+        ),
+        metadata={"description": description, "pattern": _ID_PATTERN},
+    )
+
+
 class FilterArgs(Schema):
     """What a listing can be narrowed to; each may be given several times, but ``q``."""
 
@@ -59,6 +69,7 @@ class FilterArgs(Schema):
     author = _many()
     license = _many()
     origin = _many()
+    drift = _many(*KINDS, description="With any of these differences from manifest and lock.")
     state = _many(*freshness.STATES)
     q = _text("Words; each begins a word of name, tags or description.", load_default="")
 
@@ -76,6 +87,18 @@ class ListingArgs(FilterArgs):
     )
 
 
+class PageArgs(ListingArgs):
+    """The query of the HTML page."""
+
+    more = fields.String(validate=validate.OneOf(queries.FACETS))
+
+
+class ProblemsPageArgs(Schema):
+    """The query of the HTML page of problems."""
+
+    after = fields.String()
+
+
 class FacetArgs(FilterArgs):
     """The query of the facets."""
 
@@ -86,12 +109,28 @@ class RefreshesArgs(Schema):
     """The query of the list of refreshes."""
 
     limit = fields.Integer(validate=validate.Range(1, 100), load_default=20)
-    collection_id = fields.String(
-        validate=validate.Regexp(
-            rf"^{COLLECTION_ID.pattern}\Z", error="must be the id of a collection"
-        ),
-        metadata={"description": "Only those of this collection.", "pattern": _ID_PATTERN},
+    collection_id = _collection_id("Only those of this collection.")
+
+
+class ChangesArgs(Schema):
+    """The query of the change feed."""
+
+    since = fields.String(
+        validate=_TEXT,
+        metadata={"description": "The `next` of the page before; without it, all.", **_NO_NUL},
     )
+    limit = fields.Integer(validate=validate.Range(1, 1000), load_default=200)
+    collection_id = _collection_id("Only its artifacts.")
+
+
+class ProblemsArgs(Schema):
+    """The query of the list of problems."""
+
+    limit = fields.Integer(validate=validate.Range(1, 1000), load_default=200)
+    after = fields.String(
+        metadata={"description": "The `end_cursor` of the page before, of the same list."}
+    )
+    collection_id = _collection_id("Only those of this collection.")
 
 
 class NoArgs(Schema):
@@ -102,13 +141,19 @@ QUERIES: Mapping[str, Schema] = {
     "listing": ListingArgs(),
     "facets": FacetArgs(),
     "refreshes": RefreshesArgs(),
+    "changes": ChangesArgs(),
+    "page": PageArgs(),
+    "problems": ProblemsArgs(),
+    "problems page": ProblemsPageArgs(),
     "none": NoArgs(),
 }
 
 
-def query(schema: str, query_string: bytes) -> Mapping[str, Any]:
+def query(schema: str, query_string: bytes, *, lenient: bool = False) -> Mapping[str, Any]:
     """The checked values of a query string.
 
+    :param lenient: overlook names that are not known and fields that are empty, as an address has
+        them that was passed on, or that a form has made.
     :raises InvalidRequestError: naming every parameter that is wrong.
     """
     rules = QUERIES[schema]
@@ -120,7 +165,8 @@ def query(schema: str, query_string: bytes) -> Mapping[str, Any]:
         message = f"at most {MAX_PARAMETERS} parameters are taken"
         raise InvalidRequestError(message) from None
     for name, value in pairs:
-        values.setdefault(name, []).append(value)
+        if not lenient or (value and name in rules.fields):
+            values.setdefault(name, []).append(value)
     errors = [
         (name, f"is not a parameter here; known: {', '.join(sorted(rules.fields)) or 'none'}")
         for name in values
