@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from flask_artifact_cache import ArtifactManager
 from flask_artifact_cache.cli import cli
+
+from .conftest import CollectionFolder
 
 
 @pytest.fixture
@@ -53,6 +59,23 @@ def test_a_broken_file_is_named_and_the_exit_code_is_1(run, sample):
     assert "1 quarantined" in result.stdout
     assert "skills/bad/SKILL.md:2" in result.stderr
     assert "E_NOT_A_MAPPING" in result.stderr
+
+
+def test_the_log_is_not_between_what_a_command_says(run, sample, monkeypatch):
+    sample.write("skills/bad/SKILL.md", "---\n- a\n- b\n---\n")
+    monkeypatch.setattr(logging.root, "handlers", [])  # those of pytest
+
+    result = run("populate")
+
+    [line] = result.stderr.splitlines()
+    assert line.strip().startswith("skills/bad/SKILL.md:2")
+    told = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    logging.root.addHandler(handler)
+    run("populate")
+    assert told[-1].startswith("refresh of collection 'work' partial (populate): synced=6")
+    assert logging.getLogger("flask_artifact_cache.refreshes").handlers == []
 
 
 def test_a_missing_root_is_one_sentence(run, sample):
@@ -191,6 +214,48 @@ def test_text_of_a_file_cannot_steer_the_terminal(run, sample):
         assert "\u202e" not in output
 
 
+APP = """
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_artifact_cache import ArtifactCache
+
+app = Flask(__name__)
+app.config["SQLALCHEMY_DATABASE_URI"] = {url!r}
+app.config["ARTIFACT_CACHE_COLLECTIONS"] = {root!r}
+db = SQLAlchemy(app)
+ArtifactCache(app, db)
+"""
+
+
+@pytest.mark.parametrize("columns", [60, 30])
+def test_a_list_fits_into_the_terminal(
+    make_app, populate, sqlite_url, sample, tmp_path, columns, monkeypatch
+):
+    sample.skill("long", "Does " + "very " * 100 + "much.")
+    populate(make_app(sqlite_url, str(sample.root)), "default")
+    (tmp_path / "app.py").write_text(APP.format(url=sqlite_url, root=str(sample.root)))
+    command = [sys.executable, "-m", "flask", "artifact-cache", "list"]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+
+    piped = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    terminal, end = os.openpty()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        subprocess.run(command, cwd=tmp_path, stdout=end, stderr=subprocess.DEVNULL, check=True)
+        shown = screen.read(65536).decode().splitlines()
+        os.close(end)
+
+    lines = piped.stdout.splitlines()
+    assert len(lines) == len(shown) == 7
+    assert max(map(len, lines)) > 500
+    assert max(map(len, shown)) == columns
+    assert [line for line in shown if line.endswith("…")]
+    for line, cut in zip(lines, shown, strict=True):
+        assert line.startswith(cut.removesuffix("…"))
+    described = [line for line in lines if "Reads" in line or "Does" in line]
+    assert len({max(line.find("Reads"), line.find("Does")) for line in described}) == 1
+
+
 def test_lint_needs_no_application(sample):
     from click.testing import CliRunner
 
@@ -200,7 +265,7 @@ def test_lint_needs_no_application(sample):
 
     assert result.exit_code == 1
     assert "skills/bad/SKILL.md:2" in result.stdout
-    assert "Write the front matter as 'key: value' lines." in result.stdout
+    assert "Write the front matter as 'key: value' lines" in result.stdout
     assert "7 artifacts, 1 errors" in result.stderr
     document = json.loads(CliRunner().invoke(cli, ["lint", "--json", str(sample.root)]).stdout)
     assert document["errors"] == 1
@@ -213,7 +278,59 @@ def test_lint_of_a_clean_folder_exits_with_0(collection):
     collection.skill("fine", "Does one thing well.")
 
     assert CliRunner().invoke(cli, ["lint", str(collection.root)]).exit_code == 0
-    assert CliRunner().invoke(cli, ["lint", str(collection.root / "nope")]).exit_code == 1
+    missing = CliRunner().invoke(cli, ["lint", str(collection.root / "nope")])
+    assert (missing.exit_code, "does not exist" in missing.stderr) == (2, True)
+
+
+BAD = "---\n- a\n- b\n---\n"
+
+
+@pytest.mark.parametrize("here", [".", "skills", "skills/bad", "commands"])
+def test_lint_looks_at_the_files_that_it_is_given_and_at_no_other(sample, monkeypatch, here):
+    from click.testing import CliRunner
+
+    bad = sample.write("skills/bad/SKILL.md", BAD)
+    sample.write("skills/worse/SKILL.md", BAD)
+    fine = sample.root / "skills/pdf/SKILL.md"
+    monkeypatch.chdir(sample.root / here)
+    # Below where one is, a path is told from there.
+    told = bad if here == "commands" else os.path.relpath(bad)
+
+    both = CliRunner().invoke(cli, ["lint", str(bad), str(fine)])
+    one = CliRunner().invoke(cli, ["lint", str(fine)])
+
+    assert both.exit_code == 1
+    assert both.stdout.startswith(f"{told}:2:1: E_NOT_A_MAPPING")
+    assert both.stdout.count("E_") == 1
+    assert "2 artifacts, 1 errors, 0 warnings" in both.stderr
+    assert (one.exit_code, one.stderr) == (0, "1 artifacts, 0 errors, 0 warnings\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "code"),
+    [
+        ("commands/git/bad.md", BAD, "E_NOT_A_MAPPING"),
+        ("agents/bad.md", BAD, "E_NOT_A_MAPPING"),
+        (".mcp.json", "{", "E_JSON"),
+        (".claude-plugin/plugin.json", "{", "E_JSON"),
+        (".claude/commands/bad.md", BAD, "E_NOT_A_MAPPING"),
+        ("collection.toml", "[collection", "E_TOML"),
+        ("notes/no-artifact.md", BAD, None),
+    ],
+)
+def test_lint_knows_what_a_file_is_by_where_it_is(sample, monkeypatch, path, text, code):
+    from click.testing import CliRunner
+
+    sample.write(path, text)
+    monkeypatch.chdir(sample.root)
+
+    result = CliRunner().invoke(cli, ["lint", "--json", path])
+
+    document = json.loads(result.stdout)
+    assert [(one["path"], one["code"]) for one in document["problems"]] == (
+        [(path, code)] if code else []
+    )
+    assert result.exit_code == (1 if code else 0)
 
 
 def test_without_any_collection_populate_says_what_to_set(make_app, sqlite_url):
@@ -221,3 +338,56 @@ def test_without_any_collection_populate_says_what_to_set(make_app, sqlite_url):
 
     assert result.exit_code == 2
     assert "ARTIFACT_CACHE_COLLECTIONS" in result.stderr
+
+
+# --- several collections, and one that is configured no more --------------------------------------
+
+
+@pytest.fixture
+def two(make_app, sqlite_url, sample, tmp_path):
+    """The commands of an app with the collections that are asked for."""
+    other = CollectionFolder(tmp_path / "other")
+    other.skill("pdf", "Another one.")
+    other.skill("zip", "Packs.")
+    roots = {"work": sample.root, "old": other.root}
+
+    def run(*arguments, of=("work", "old")):
+        app = make_app(sqlite_url, {one: roots[one] for one in of})
+        return app.test_cli_runner().invoke(args=["artifact-cache", *arguments])
+
+    assert run("populate").exit_code == 0
+    return run
+
+
+def test_show_searches_all_collections(two):
+    assert "description: Packs." in two("show", "skill:zip").stdout
+    shared = two("show", "skill:pdf")
+    assert shared.exit_code == 1
+    assert "skills/pdf/SKILL.md  in 'work'" in shared.stderr
+    assert "skills/pdf/SKILL.md  in 'old'" in shared.stderr
+    uid = shared.stderr.splitlines()[1].split()[0]
+    assert two("show", uid).exit_code == 0
+    assert "description: Another one." in two("show", "skill:pdf", "--collection", "old").stdout
+
+
+def test_what_is_configured_no_more_is_named_and_can_be_forgotten(two):
+    def alone(*arguments):
+        return two(*arguments, of=("work",))
+
+    assert "old: 2 artifacts" in alone("status").stdout
+    assert "NOT CONFIGURED any more; 'forget old' removes it" in alone("status").stdout
+    doctor = json.loads(alone("doctor", "--json").stdout)["findings"]
+    assert any("'flask artifact-cache forget old'" in one["message"] for one in doctor)
+    assert alone("list").stdout.count("\n") == 6  # of the one that is configured
+    start = json.loads(alone("changes", "--json").stdout)["next"]
+
+    refused = two("forget", "old")
+    assert (refused.exit_code, "take it out of there first" in refused.stderr) == (2, True)
+    assert alone("forget", "old").stdout == "old: 2 removed\n"
+
+    assert "old:" not in alone("status").stdout
+    assert alone("list", "old").exit_code == 1
+    told = json.loads(alone("changes", "--since", start, "--json").stdout)["changes"]
+    assert [(one["kind"], one["collection_id"]) for one in told] == [("removed", "old")] * 2
+    assert alone("forget", "old").exit_code == 1
+    assert two("populate", "old").stdout.startswith("old: 2 created")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import shutil
 import socket
 import sys
@@ -14,6 +15,7 @@ import types
 from contextlib import contextmanager
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from flask.cli import ScriptInfo
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -21,6 +23,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from flask_artifact_cache import remote, service
 from flask_artifact_cache.cli import cli, output
 from flask_artifact_cache.errors import BusyError
+from flask_artifact_cache.models import FeedState
 from flask_artifact_cache.refresh.requests import Refresher
 from flask_artifact_cache.refresh.selection import Selection
 
@@ -324,7 +327,68 @@ def test_runs_are_listed_and_shown(run, sample):
     assert as_json["errors"][0]["path"] == "skills/bad/SKILL.md"
 
 
+def test_changes_are_listed_and_followed(run, sample):
+    run("refresh")
+    whole = document(run("changes", "--json", "--collection", "work"))
+    assert len(whole["changes"]) == 6
+    first = run("changes", "--limit", "2")
+    assert len(first.stdout.splitlines()) == 2
+    assert first.stderr.startswith("more: --since ")
+    sample.skill("pdf", "Edited.")
+    run("refresh")
+
+    told = run("changes", "--since", whole["next"], "--collection", "work")
+
+    assert told.exit_code == 0
+    [line] = told.stdout.splitlines()
+    assert "updated" in line
+    assert "skill:pdf  description" in line
+    assert told.stderr.startswith("later: --since ")
+    for wrong in (["--since", "nonsense"], ["--since", whole["next"]], ["--limit", "0"]):
+        refused = run("changes", *wrong)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+    missing = run("changes", "--collection", "nope")
+    assert (missing.exit_code, missing.stderr) == (1, "Error: there is no collection 'nope'\n")
+
+
+def test_a_cursor_that_is_too_old_is_one_sentence(run, make_app, sqlite_url):
+    run("refresh")
+    since = document(run("changes", "--json"))["next"]
+    app = make_app(sqlite_url)
+    with app.app_context(), app.extensions["sqlalchemy"].engine.begin() as connection:
+        connection.execute(sa.update(FeedState).values(epoch="0123456789abcdef"))
+
+    told = run("changes", "--since", since)
+
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr.startswith("Error: what has changed since this cursor is not kept any more")
+
+
 # --- in the app itself ----------------------------------------------------------------------------
+
+
+def test_problems_are_listed_with_how_to_mend_them(run, sample):
+    sample.write("skills/broken/SKILL.md", BROKEN)
+    sample.write("skills/warned/SKILL.md", "---\nname: warned\n---\n")
+    run("refresh")
+
+    told = run("problems", "work")
+    first = document(run("problems", "--json", "--limit", "1"))
+    cursor = first["page_info"]["end_cursor"]
+    rest = document(run("problems", "--json", "--after", cursor))
+
+    assert told.exit_code == 0
+    assert re.match(
+        r"work:skills/broken/SKILL\.md:2:1: E_NOT_A_MAPPING .*\n    Write the front matter",
+        told.stdout,
+    )
+    total = first["page_info"]["total_count"]
+    assert told.stderr == f"{total} of {total} problems\n"
+    assert len(first["problems"] + rest["problems"]) == total
+    assert rest["page_info"]["has_next_page"] is False
+    assert run("problems", "nope").exit_code == 1
+    assert run("problems", "--after", "nonsense").exit_code == 2
+    assert run("problems", "--limit", "0").exit_code == 2
 
 
 def test_a_terminal_sees_how_far_a_refresh_is(make_app, sqlite_url, sample, tmp_path, monkeypatch):
@@ -378,6 +442,27 @@ def test_the_token_comes_from_a_file_or_the_environment(served, stranger, tmp_pa
     assert (of_file.exit_code, "6 created" in of_file.stdout) == (0, True)
     monkeypatch.setenv("ARTIFACT_CACHE_TOKEN", TOKEN)
     assert invoke(stranger, "refresh", "--api-url", f"{served}/").exit_code == 0
+
+
+def test_who_starts_a_refresh_with_a_token_sees_it_though_reading_is_closed(
+    make_app, sqlite_url, sample, stranger, monkeypatch
+):
+    app = make_app(
+        sqlite_url,
+        {"work": sample.root},
+        ARTIFACT_CACHE_TOKENS=[TOKEN],
+        authorize=lambda *_: False,
+    )
+    with serving(app) as address:
+        options = ("--api-url", address + PREFIX, "--json")
+        assert invoke(stranger, "runs", *options).exit_code == 2
+        monkeypatch.setenv("ARTIFACT_CACHE_TOKEN", TOKEN)
+        started = document(invoke(stranger, "refresh", *options))["refresh_id"]
+
+        assert document(invoke(stranger, "runs", started, *options))["refresh_id"] == started
+        [listed] = document(invoke(stranger, "runs", *options))["refreshes"]
+        assert listed["refresh_id"] == started
+        assert invoke(stranger, "problems", *options).exit_code == 2
 
 
 def test_a_wrong_token_is_refused_and_never_shown(served, stranger, tmp_path, monkeypatch, caplog):
@@ -589,6 +674,26 @@ def test_text_of_another_app_cannot_steer_the_terminal(ask):
             json.dumps({"invalidated": 0, "unknown": [evil]}).encode(),
             JSON,
             ("invalidate", "skill:pdf"),
+        ),
+        ask(
+            200,
+            json.dumps(
+                {
+                    "changes": [
+                        {
+                            "at": evil,
+                            "kind": evil,
+                            "uid": evil,
+                            "artifact_id": evil,
+                            "fields": [evil],
+                        }
+                    ],
+                    "next": evil,
+                    "has_more": True,
+                }
+            ).encode(),
+            JSON,
+            ("changes",),
         ),
     ]
 

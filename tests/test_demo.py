@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
@@ -35,10 +36,15 @@ def test_the_demo_serves_the_sample_until_it_is_interrupted(tmp_path, end):
         [url] = re.findall(r"Listing: +(\S+)", "".join(lines))
         with urllib.request.urlopen(url) as response:
             page = json.load(response)
+        [address] = re.findall(r"^Page: +(\S+)", lines[0])
+        with urllib.request.urlopen(urljoin(address, "/")) as response:
+            assert response.url == address
+            shown = response.read().decode()
         demo.send_signal(end)
         assert demo.wait(20) == 0
 
     assert page["page_info"]["total_count"] == 7
+    assert "7 artifacts" in shown
     assert "Read 7 artifacts" in "".join(lines)
     assert list(tmp_path.iterdir()) == []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import changing, reading, tables
+from . import changing, filing, reading, tables
 from .group import cli
 
-__all__ = ["changing", "cli", "reading", "tables"]
+__all__ = ["changing", "cli", "filing", "reading", "tables"]

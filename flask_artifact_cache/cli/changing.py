@@ -198,6 +198,18 @@ def invalidate(
     sys.exit(FAILED if done["unknown"] else 0)
 
 
+@cli.command()
+@click.argument("collection")
+@as_json
+def forget(collection: str, as_json: bool) -> None:
+    """Remove a collection that is not configured any more from the cache; touches no file."""
+    removed = the_service().forget(collection)
+    if as_json:
+        echo_json({"collection_id": collection, "removed": removed})
+    else:
+        click.echo(f"{plain(collection)}: {removed} removed")
+
+
 def _checked(rules: Schema, **given: Any) -> Mapping[str, Any]:
     """What the API would take, checked as there; what was not given is left out."""
     body = {

@@ -1,11 +1,15 @@
 """The group of the commands: what goes wrong is one sentence and an exit code.
 
-Exit codes: 0 ok, 1 some artifacts failed, 2 usage, 3 stopped by the mass-loss brake, 4 busy.
+Exit codes: 0 ok, 1 some artifacts failed, 2 usage, 3 stopped by the mass-loss brake, 4 busy. 2 to 4
+mean that no file was changed.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -38,7 +42,8 @@ class Group(AppGroup):
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(context)
+            with _said_once():
+                return super().invoke(context)
         except SQLAlchemyError as error:
             # The application context of the command has ended with it.
             with context.ensure_object(ScriptInfo).load_app().app_context():
@@ -50,14 +55,31 @@ class Group(AppGroup):
             fail(error)
 
 
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Keep the log's line of a refresh from between what the command says of it.
+
+    Without any logging set up, Python prints a warning that finds no handler; this one takes it and
+    does nothing. What handlers the host has set up are told as always.
+    """
+    refreshes, silent = logging.getLogger("flask_artifact_cache.refreshes"), logging.NullHandler()
+    refreshes.addHandler(silent)
+    try:
+        yield
+    finally:
+        refreshes.removeHandler(silent)
+
+
 def fail(error: Exception) -> NoReturn:
     """Say what is wrong, and end with the exit code of it."""
     text = str(error)
     # Another app may have said it.
     click.echo(f"Error: {lines(text)}", err=True)
     if isinstance(error, AmbiguousIdError):
-        for uid, path in error.candidates:
-            click.echo(f"  {plain(uid)}  {plain(path)}", err=True)
+        several = len({one.collection_id for one in error.candidates}) > 1
+        for one in error.candidates:
+            where = f"  in '{plain(one.collection_id)}'" if several else ""
+            click.echo(f"  {plain(one.uid)}  {plain(one.path)}{where}", err=True)
     if isinstance(error, InvalidRequestError):
         for field, message in error.errors:
             if message != text:

@@ -7,7 +7,8 @@ from typing import Any
 from flask import current_app
 
 from ..errors import ConfigurationError
-from ..service import DEFAULT, ArtifactCacheService
+from ..population import DEFAULT
+from ..service import ArtifactCacheService
 
 
 def mounted() -> Any:
@@ -28,7 +29,8 @@ def only_collection(service: ArtifactCacheService, given: str | None) -> str:
     """The collection that is meant: the one given, the only one, or ``default``."""
     if given is not None:
         return given
-    ids = sorted(one["id"] for one in service.collection_list())
+    listed = service.status()
+    ids = sorted(one["id"] for one in listed if one["configured"]) or [one["id"] for one in listed]
     if len(ids) != 1 and DEFAULT not in ids:
         raise ConfigurationError(f"say which collection: {', '.join(ids) or 'none is configured'}")
     return ids[0] if len(ids) == 1 else DEFAULT

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import click
@@ -30,6 +32,14 @@ def lines(text: str) -> str:
     return "\n".join(plain(one) for one in text.split("\n"))
 
 
+def echo_cut(line: str) -> None:
+    """Print a line; on a terminal, only as much of it as fits."""
+    if sys.stdout.isatty():
+        columns = shutil.get_terminal_size().columns
+        line = line if len(line) <= columns else line[: columns - 1] + "…"
+    click.echo(line)
+
+
 def problem(found: dict[str, Any]) -> str:
     """What is wrong with a file or an artifact, and where, as a line."""
     place = (
@@ -44,14 +54,18 @@ def problem(found: dict[str, Any]) -> str:
 
 @contextmanager
 def progress(label: str, hidden: bool) -> Iterator[Progress | None]:
-    """A progress bar on a terminal; nothing elsewhere."""
+    """A progress bar on a terminal, once there is progress; nothing elsewhere."""
     if hidden or not sys.stderr.isatty():
         yield None
         return
-    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+    with ExitStack() as stack:
+
+        @cache
+        def bar() -> Any:
+            return stack.enter_context(click.progressbar(length=1, label=label, file=sys.stderr))
 
         def update(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
+            bar().length = total
+            bar().update(done - bar().pos)
 
         yield update

@@ -66,7 +66,7 @@ def check() -> None:
         found = database.current(config.attributes["connection"])
         if found != database.head():
             raise ConfigurationError(
-                f"the tables are at {found or 'no revision'}, not at {database.head()};"
+                f"the tables are at {found or 'no revision'}, not at {database.head()}."
                 f" {database.UPGRADE}"
             )
         command.check(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,16 @@ class Target(Protocol):
 
     def run(self, refresh_id: str) -> dict[str, Any]:
         """A refresh run with its errors."""
+
+    def changes(
+        self, since: str | None = None, limit: int = 200, collection_id: str | None = None
+    ) -> dict[str, Any]:
+        """A page of what happened to artifacts."""
+
+    def problems(
+        self, collection_id: str | None = None, limit: int = 200, after: str | None = None
+    ) -> dict[str, Any]:
+        """A page of what is wrong with files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,19 @@ class Here:
     def run(self, refresh_id: str) -> dict[str, Any]:
         """A refresh run with its errors."""
         return self.service.run(refresh_id)
+
+    def changes(
+        self, since: str | None = None, limit: int = 200, collection_id: str | None = None
+    ) -> dict[str, Any]:
+        """A page of what happened to artifacts."""
+        return self.service.changes(since, limit, collection_id)
+
+    def problems(
+        self, collection_id: str | None = None, limit: int = 200, after: str | None = None
+    ) -> dict[str, Any]:
+        """A page of what is wrong with files."""
+        found: dict[str, Any] = json.loads(self.service.problems(collection_id, limit, after).data)
+        return found
 
 
 def options(function: Callable[..., None]) -> Callable[..., None]:
