@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .logs import LOGGER, configure
-from .settings import EXIT_CONFIGURATION, EXIT_USAGE, ConfigurationError, Settings, load, parser
+from .settings import (
+    EXIT_CONFIGURATION,
+    EXIT_USAGE,
+    UNIT,
+    ConfigurationError,
+    Settings,
+    load,
+    parser,
+)
 
 log = logging.getLogger(LOGGER)
 
@@ -22,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; the exit code."""
     options = parser().parse_args(arguments)
     if options.print_unit:
-        sys.stdout.write(unit())
+        sys.stdout.write(unit() if options.print_unit == UNIT else drop_in(options.print_unit))
         return 0
     configure(options.log_format if options.log_format in ("text", "json") else "text")
     try:
@@ -35,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return check(settings)
     # Only now: a wrong configuration is said without loading an HTTP library.
     try:
-        from . import loop
+        from .loop import Loop
+        from .once import once
     except ModuleNotFoundError as error:
         log.error("%s is missing: pip install 'flask-artifact-cache[daemon]'", error.name)
         return EXIT_CONFIGURATION
@@ -50,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("state_dir %s: %s", settings.state_dir, error.strerror)
         return EXIT_CONFIGURATION
     if options.once:
-        return loop.once(settings, store)
-    runs = loop.Loop(settings, store, load=lambda: load(options))
+        return once(settings, store)
+    runs = Loop(settings, store, load=lambda: load(options))
     runs.signals.install()
     return runs.run()
 
@@ -79,6 +88,11 @@ def unit() -> str:
     words = [command] if command else [sys.executable, "-m", "artifact_cache_daemon"]
     quoted = " ".join(f'"{word}"' if " " in word else word for word in words)
     return text.replace("/usr/bin/artifact-cache-daemon", quoted.replace("%", "%%"))
+
+
+def drop_in(name: str) -> str:
+    """What changes the unit for some: one of ``DROP_INS``."""
+    return Path(__file__).with_name(f"{name}.conf").read_text(encoding="utf-8")
 
 
 def run() -> None:

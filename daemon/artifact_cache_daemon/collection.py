@@ -22,11 +22,22 @@ from .delivery import (
     body_of,
     judge,
 )
-from .evidence import WIDTH, Files, Known, RootUnavailableError, Walk, is_coarse, shown
+from .evidence import (
+    COARSE_S,
+    WIDTH,
+    Files,
+    Known,
+    RootUnavailableError,
+    Walk,
+    as_mapping,
+    is_coarse,
+    shown,
+)
+from .glance import Glance
 from .logs import LOGGER
 from .settings import Settings
 from .state import State, Store
-from .watcher import COARSE_S, DOUBTFUL, Changes, Watcher, compare
+from .watcher import DOUBTFUL, Changes, Watcher, compare
 
 log = logging.getLogger(LOGGER)
 
@@ -71,7 +82,10 @@ class Collection:
     :param store: where to remember; None remembers nothing.
     :param clock: seconds that only ever grow.
     :param wall: seconds since 1970.
-    :ivar phase: what it is doing; with ``beats``, how a stuck look is told from a long one.
+    :ivar phase: what it is doing, ``phase_since`` when by its clock; with ``beats``, how a stuck
+        look is told from a long one.
+    :ivar refresh_due: whether the app is to be asked to check what it has not verified lately.
+    :ivar walk_due: whether the next look has to list every folder.
     """
 
     def __init__(
@@ -88,8 +102,10 @@ class Collection:
     ) -> None:
         self.status = Status(collection_id, root)
         self.phase = IDLE
+        self.phase_since = clock()
         self.beats = 0
         self.refresh_due = False
+        self.walk_due = False
         self.stopping = False
         self._id = collection_id
         self._root = root
@@ -108,16 +124,12 @@ class Collection:
         self._problems: set[str] = set()
         # What the store knows that the app may have been told; None is everything.
         self._noted: set[str | None] = set()
-        state = store.load(collection_id, self._key) if store else None
+        self._device: int | None = None
+        self._glance = Glance(root, clock=clock, beat=self._beat)
+        self.watcher = Watcher(Known(), settings.settle, settings.max_settle)
         # Without a state that can be relied on, only a refresh of everything tells what is what.
-        self.trusted = state is not None
-        self._device = state.device if state else None
-        self.watcher = Watcher(
-            state.acknowledged if state else Known(), settings.settle, settings.max_settle
-        )
-        if state:
-            self.watcher.again = state.again
-            self.watcher.everything_again = state.everything_again
+        self.trusted = False
+        self._recalled = False
 
     # --- the turn ----------------------------------------------------------------------------
 
@@ -127,12 +139,14 @@ class Collection:
         :returns: in how many seconds to come again at the latest; None means at the next poll.
         """
         try:
+            if not self._recalled:
+                self._recall()
             self._turn()
         except Exception as error:  # the other collections go on, and so does this one
             self._failed(f"unexpected {type(error).__name__}")
             log.exception("something unexpected went wrong", extra=self._extra)
         finally:
-            self.phase = IDLE
+            self._enter(IDLE)
             self.status.pending = self.watcher.pending + (not self.trusted)
             self.status.failures = self.backoff.failures
         self._save_now_and_then()
@@ -154,7 +168,13 @@ class Collection:
         return self.trusted and not self.refresh_due and self.watcher.is_quiet
 
     def hurry(self) -> None:
-        """Tell what there is to tell now, if the app itself has not asked to wait."""
+        """Look closely, and tell what there is to tell now unless the app has asked to wait."""
+        self.walk_due = True
+        self.backoff.hurry()
+
+    def follow(self, before: Collection) -> None:
+        """Wait as long as the app has asked one before us to wait."""
+        self.backoff = before.backoff
         self.backoff.hurry()
 
     def close(self) -> None:
@@ -201,26 +221,33 @@ class Collection:
 
         :raises RootUnavailableError: if what is seen is not to be believed.
         """
-        walk = self._walk()
+        self._enter(LOOKING)
         known = self.watcher.acknowledged
         started = self._clock()
+        may_glance, self.walk_due = self.watcher.is_quiet and not self.walk_due, False
+        if may_glance and self._glance.agrees(known):
+            self._looked(self._clock() - started)
+            self._available()
+            return
+        walk = Walk(self._root, beat=self._beat)
         changes, count = compare(known, walk, walk.hides)
         ended = self._clock()
+        self._glance.remember(walk, started, agrees=not changes)
         self._seen(walk, count, ended - started)
         gone = sum(evidence is None for evidence in changes.values())
         if not count and gone and not walk.unseen:
             raise RootUnavailableError("all of its files are gone at once")
         if self._device != walk.device:
-            # Numbers of devices change when a machine starts anew; files do not.
-            if gone * 2 > len(known):
+            if gone * 2 > len(known) and not _share_a_file(known, changes, count):
                 raise RootUnavailableError("another device is mounted there, without its files")
             self._device, self._dirty = walk.device, True
         self._available()
-        self.watcher.observe(changes, ended, walk.hides, walk.listings)
+        self.watcher.observe(changes, ended, walk.hides, walk.times)
 
     def _begin(self) -> None:
         """Have the app look at everything, and remember what there was just before."""
-        walk = self._walk()
+        self._enter(LOOKING)
+        walk = Walk(self._root, beat=self._beat)
         if self.backoff.wait_s > 0 or self.stopping:
             self._available()
             return
@@ -234,27 +261,29 @@ class Collection:
         self.trusted = True
         self.refresh_due = False
         self._device = walk.device
-        self.watcher.adopt(seen, walk.listings)
+        self.watcher.adopt(seen, walk.times)
         self._dirty = True
 
-    def _walk(self) -> Walk:
-        self.phase = LOOKING
+    def _enter(self, phase: str) -> None:
+        # In this order, for whoever looks on from another thread.
+        self.phase_since = self._clock()
+        self.phase = phase
         self._beat()
-        # Only while the app has something to do with the files: it costs a stat for each folder.
-        listings = self.refresh_due or not (self.trusted and self.watcher.is_quiet)
-        return Walk(self._root, beat=self._beat, listings=listings)
 
     def _beat(self) -> None:
         self.beats += 1
 
     def _seen(self, walk: Walk, count: int, look_s: float) -> None:
-        self._look_s = look_s
+        self._looked(look_s)
         self.status.files = count
-        self.status.poll_seconds = round(look_s, 6)
-        self.status.last_poll = self._wall()
         for problem in sorted(set(walk.problems) - self._problems)[:10]:
             log.warning("%s", problem, extra={**self._extra, "reason": problem})
         self._problems = set(walk.problems)
+
+    def _looked(self, look_s: float) -> None:
+        self._look_s = look_s
+        self.status.poll_seconds = round(look_s, 6)
+        self.status.last_poll = self._wall()
 
     def _unavailable(self, why: str) -> None:
         # None of what lies below it is deleted, as far as anybody knows.
@@ -324,7 +353,7 @@ class Collection:
 
         :param told: the paths it is about; None means all.
         """
-        self.phase = TELLING
+        self._enter(TELLING)
         self._note(told)
         started = self._clock()
         verdict = self._judged(body)
@@ -410,6 +439,17 @@ class Collection:
 
     # --- remember ----------------------------------------------------------------------------
 
+    def _recall(self) -> None:
+        """Go on where the last one ended; not before the first turn, for that may take a while."""
+        state = self._store.load(self._id, self._key) if self._store else None
+        if state is not None:
+            self.trusted = True
+            self._device = state.device
+            self.watcher.acknowledged = state.acknowledged
+            self.watcher.again = state.again
+            self.watcher.everything_again = state.everything_again
+        self._recalled = True
+
     def _save_now_and_then(self) -> None:
         """Save what is new, in at most one hundredth of the time."""
         if self._dirty and self._clock() - self._saved_at >= max(SAVE_S, 100 * self._save_s):
@@ -429,6 +469,26 @@ class Collection:
             self._noted = {*self.watcher.unsure}
         self._saved_at = self._clock()
         self._save_s = self._saved_at - started
+
+
+def _share_a_file(known: Known, changes: Changes, count: int) -> bool:
+    """Whether something of what is known is there, however much is gone.
+
+    Numbers of devices change when a machine starts anew or a share is mounted anew; inodes may,
+    too, and so may the time of the last change of either. Files of another collection that happen
+    to have the same path do not have the same size and time.
+
+    :param count: how many files were seen.
+    """
+    if count > sum(evidence is not None for evidence in changes.values()):
+        return True  # of what was seen, something has not changed
+    for folder, files in known.folders.items():
+        prefix = f"{folder}/" if folder else ""
+        for name, before in as_mapping(files).items():
+            now = changes.get(prefix + name)
+            if now is not None and now[:2] == before[:2]:
+                return True
+    return False
 
 
 def _doubting_the_young(walk: Walk, now_ns: int) -> Iterator[tuple[str, Files]]:

@@ -23,7 +23,9 @@ from .settings import DEFAULT_PREFIX, Token
 CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 16 * 2**20
 FIRST_WAIT_S = 1.0
-LONGEST_WAIT_S = 60.0
+LONGEST_WAIT_S = 120.0
+# Of a wait, at most this much is chance.
+JITTER_S = 60.0
 # What a server may ask for at most: a wrong date must not silence us for a year.
 LONGEST_RETRY_AFTER_S = 3600.0
 
@@ -125,7 +127,8 @@ class Backoff:
     """When the app may be asked again: exponentially later, at random, and never given up.
 
     The wait is drawn from all of the range ("full jitter"), so that many who lost the same server
-    do not come back at the same moment.
+    do not come back at the same moment. In a long outage it is drawn from the second minute: a
+    minute is enough to spread them, and no two attempts are less than one apart.
     """
 
     def __init__(
@@ -142,7 +145,8 @@ class Backoff:
         # Bounded, since 2.0 ** 1100 is an error.
         longest_s: float = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self.failures, 10))
         self.failures += 1
-        wait_s: float = max(at_least_s, self._chance() * longest_s)
+        least_s = max(0.0, longest_s - JITTER_S)
+        wait_s: float = max(at_least_s, least_s + self._chance() * (longest_s - least_s))
         now = self._clock()
         self._asked_until = now + at_least_s if at_least_s else 0.0
         self.not_before = now + wait_s

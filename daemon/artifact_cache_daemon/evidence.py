@@ -23,6 +23,7 @@ MAX_ENTRIES = 1_000_000
 SKIPPED_FOLDERS = frozenset(
     {".git", ".hg", ".svn", ".bzr", ".jj", "CVS", "node_modules", "site-packages", "__pycache__"}
     | {".venv", "venv", ".tox", ".nox", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+    | {".artifact-cache"}  # what the writer of a collection keeps for itself
 )
 _DEBRIS = re.compile(
     r"""(?x)
@@ -34,6 +35,8 @@ _DEBRIS = re.compile(
     """,
     re.DOTALL,
 ).fullmatch
+# The longest step of a file system's clock (FAT): two changes within one leave the same times.
+COARSE_S = 2.0
 # What could forge a line of a log or is no text at all, and the backslash that escapes begin with.
 _UNPRINTABLE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -100,15 +103,16 @@ class Walk:
     :ivar device: of the root; mounting something over it changes that.
     :ivar unseen: the paths below which something may be that was not seen; ``""`` is everything.
     :ivar problems: what to tell people, a sentence each.
-    :ivar listings: a number made of the times of all folders, which change when anything in them
-        is created or deleted; None if it was not asked for.
+    :ivar times: a number made of the times of all folders, which change when anything in them is
+        created or deleted.
+    :ivar bare: the folders without files that count.
+    :ivar links: the links that do not count.
     """
 
     def __init__(
         self,
         root: str,
         *,
-        listings: bool = False,
         beat: Callable[[], None] = lambda: None,
         max_depth: int = MAX_DEPTH,
         max_entries: int = MAX_ENTRIES,
@@ -124,7 +128,9 @@ class Walk:
         self._beat = beat
         self._max_depth = max_depth
         self._max_entries = max_entries
-        self.listings = 0 if listings else None
+        self.times = 0
+        self.bare: list[str] = []
+        self.links: list[str] = []
         self._identity = _identity(root)
         self.device = self._identity[0]
 
@@ -146,10 +152,8 @@ class Walk:
             below: list[tuple[str, str, int]] = []
             is_environment = False
             try:
-                if self.listings is not None:
-                    above = os.stat(location)  # noqa: PTH116 - a Path would cost more than the call
-                    # Before the folder is listed: what comes into it later changes its time.
-                    self.listings ^= hash((path, above.st_mtime_ns, above.st_ctime_ns))
+                # Before the folder is listed: what comes into it later changes its time.
+                self.times ^= stamp(path, os.stat(location))  # noqa: PTH116
                 with os.scandir(location) as entries:
                     for entry in entries:
                         name = entry.name
@@ -186,10 +190,11 @@ class Walk:
                             break
                         try:
                             if entry.is_symlink():
-                                target = self._target(entry.path)
-                                if target is None:
+                                found = target(self.root, entry.path)
+                                if found is None:
+                                    self.links.append(prefix + name)
                                     continue
-                                info = target
+                                info = found
                             else:
                                 info = entry.stat(follow_symlinks=False)
                         except FileNotFoundError:
@@ -217,11 +222,14 @@ class Walk:
                 self.unseen.append(path)
                 if not isinstance(error, FileNotFoundError):
                     self.problems.append(_unreadable(path, error))
-            if is_environment:
-                continue  # whatever its name
+            if is_environment:  # whatever its name
+                self.bare.append(path)
+                continue
             stack += below
             if flat:
                 yield path, tuple(flat)
+            else:
+                self.bare.append(path)
         if _identity(self.root) != self._identity:
             raise RootUnavailableError("the folder was replaced while it was looked at")
 
@@ -229,16 +237,35 @@ class Walk:
         """Whether something at ``path`` may be there although it was not seen."""
         return any(part in ("", path) or path.startswith(part + "/") for part in self.unseen)
 
-    def _target(self, location: str) -> os.stat_result | None:
-        """What stat tells about the file that a link leads to, if that counts."""
-        try:
-            info = os.stat(location)  # noqa: PTH116 - a Path would cost more than the call
-        except PermissionError:
-            raise
-        except OSError:
-            return None  # it leads nowhere, or in a circle
-        inside = os.path.realpath(self.root).rstrip("/") + "/"
-        return info if os.path.realpath(location).startswith(inside) else None
+
+def target(root: str, location: str) -> os.stat_result | None:
+    """What stat tells about the regular file inside the root that a link leads to, if it does.
+
+    :raises PermissionError: if that cannot be told.
+    """
+    try:
+        info = os.stat(location)  # noqa: PTH116 - a Path would cost more than the call
+    except PermissionError:
+        raise
+    except OSError:
+        return None  # it leads nowhere, or in a circle
+    if not stat.S_ISREG(info.st_mode):
+        return None
+    inside = os.path.realpath(root).rstrip("/") + "/"
+    return info if os.path.realpath(location).startswith(inside) else None
+
+
+def as_evidence(info: os.stat_result) -> Evidence:
+    """What of a file is compared."""
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
+
+
+def stamp(folder: str, info: os.stat_result) -> int:
+    """A number that is another one when anything was created or deleted in a folder.
+
+    So it is when another folder has taken its place.
+    """
+    return hash((folder, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_dev))
 
 
 def shown(path: str) -> str:

@@ -21,6 +21,8 @@ else:
 PREFIX = "ARTIFACT_CACHE_DAEMON_"
 TOKEN_VARIABLE = "ARTIFACT_CACHE_TOKEN"  # noqa: S105 - the name of one
 DEFAULT_PREFIX = "/api/v1/user-collections"
+UNIT = "unit"
+DROP_INS = ("restart", "home")
 EXIT_USAGE = 64
 EXIT_CONFIGURATION = 78
 
@@ -144,18 +146,23 @@ def _collections(value: Any) -> dict[str, str]:
         value = dict(pairs)
     if not isinstance(value, Mapping):
         raise ValueError("must be a table of ids and paths")  # noqa: TRY004 - told as any other
-    found = {}
-    for name, path in value.items():
-        if not _COLLECTION_ID(str(name)):
-            raise ValueError(
-                f"names {name!r}; an id is 1 to 64 of a-z, 0-9, '.', '_' and '-', starting with a"
-                " letter or digit"
-            )
-        try:
-            found[name] = str(_path(path))
-        except ValueError:
-            raise ValueError(f"names no folder for {name!r}") from None
-    return found
+    return {name: checked_root(name, path) for name, path in value.items()}
+
+
+def checked_root(collection_id: Any, path: Any) -> str:
+    """The folder of a collection as it is used, whoever named it.
+
+    :raises ValueError: if it is none, or the id is none; to be read after who named them.
+    """
+    if not isinstance(collection_id, str) or not _COLLECTION_ID(collection_id):
+        raise ValueError(
+            f"names {collection_id!r}; an id is 1 to 64 of a-z, 0-9, '.', '_' and '-', starting"
+            " with a letter or digit"
+        )
+    try:
+        return str(_path(path))
+    except ValueError:
+        raise ValueError(f"names no folder for {collection_id!r}") from None
 
 
 OPTIONS = (
@@ -239,12 +246,12 @@ BY_NAME = {option.name: option for option in OPTIONS}
 
 @dataclass(slots=True)
 class Token:
-    """The token that the app knows us by, and where it comes from.
+    """The token that the app knows us by, and where it comes from; two are equal if both are.
 
     :ivar source: for people; says nothing of the token.
     """
 
-    read: Callable[[], str | None] = field(repr=False)
+    read: Callable[[], str | None] = field(repr=False, compare=False)
     source: str = "nowhere"
     value: str | None = field(default=None, repr=False)
 
@@ -316,7 +323,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--check-config", action="store_true", help="say whether the configuration is valid"
     )
-    made.add_argument("--print-unit", action="store_true", help="print the unit for systemd")
+    made.add_argument(
+        "--print-unit",
+        nargs="?",
+        const=UNIT,
+        choices=(UNIT, *DROP_INS),
+        metavar="DROP-IN",
+        help=f"print the unit for systemd, or a drop-in for it: {' or '.join(DROP_INS)}",
+    )
     return made
 
 
@@ -406,9 +420,10 @@ def _require_watchfiles() -> None:
 def _token(file: Path | None, environ: Mapping[str, str], warnings: list[str]) -> Token:
     """The token: systemd's credential first, then a file, then the environment."""
     credentials = environ.get("CREDENTIALS_DIRECTORY")
-    if credentials and (Path(credentials) / "token").exists():
+    credential = Path(credentials) / "token" if credentials else None
+    if credential is not None and _is_there(credential):
         # The service manager sees to it that nobody else can read it.
-        token = _from_file(Path(credentials) / "token", private=False)
+        token = _from_file(credential, private=False)
     elif file is not None:
         token = _from_file(file, private=True)
     elif environ.get(TOKEN_VARIABLE):
@@ -422,6 +437,17 @@ def _token(file: Path | None, environ: Mapping[str, str], warnings: list[str]) -
         token = Token(lambda: None)
     token.value = token.read()
     return token
+
+
+def _is_there(credential: Path) -> bool:
+    """Whether systemd has given us a token; one that cannot be reached is not a missing one."""
+    try:
+        credential.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigurationError(f"systemd's credential {credential}: {error.strerror}") from None
+    return True
 
 
 def _from_file(file: Path, *, private: bool) -> Token:

@@ -58,7 +58,7 @@ class Manager:
             contextlib.suppress(OSError, ValueError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out,
         ):
-            out.settimeout(1)
+            out.settimeout(0.2)
             out.sendto(message.encode("utf-8", "replace"), address)
 
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from .evidence import WIDTH, Evidence, Files, Known, as_mapping, is_coarse
+from .evidence import COARSE_S, WIDTH, Evidence, Files, Known, as_mapping, is_coarse
 
 Changes = dict[str, "Evidence | None"]
 
 # While more files keep changing, those that have settled wait this long for the others: five
 # thousand edits in a row are a few refreshes.
 LINGER_S = 5.0
-# Two edits within one step of a file system's clock leave the same times. On a clock that shows
-# whole seconds, a file has to be seen unchanged for the longest step there is.
-COARSE_S = 2.0
 # How often the same is told again because the disk moved while the app looked.
 MOST_REPEATS = 5
 # What no file can have: it differs from everything.
@@ -57,7 +54,7 @@ class Watcher:
         self._moving: dict[str, _Moving] = {}
         self._unconfirmed: set[str] = set()
         self._everything_unconfirmed = False
-        self._listings: int | None = None
+        self._times: int | None = None
         self._repeats = 0
 
     @property
@@ -85,17 +82,17 @@ class Watcher:
         differences: Changes,
         now: float,
         hides: Callable[[str], bool] = lambda _: False,
-        listings: int | None = None,
+        times: int = 0,
     ) -> None:
         """Take in a look at the root.
 
         :param differences: everything that differs from what is acknowledged.
         :param hides: whether nothing can be said of a path; it stays as it was seen before.
-        :param listings: another one if anything was created or deleted, even if it is gone again.
+        :param times: another one if anything was created or deleted, even if it is gone again.
         """
         before, self._moving = self._moving, {}
-        moved = self._listings != listings
-        self._listings = listings
+        moved = self._times != times
+        self._times = times
         for path, evidence in differences.items():
             known = before.pop(path, None)
             if known is None:
@@ -187,10 +184,10 @@ class Watcher:
             elif change.evidence == evidence:
                 del self._moving[path]
 
-    def adopt(self, everything: Known, listings: int | None = None) -> None:
+    def adopt(self, everything: Known, times: int = 0) -> None:
         """Take all of a root as acknowledged."""
         self.acknowledged = everything
-        self._listings = listings
+        self._times = times
         self._moving = {}
         self.again = set()
         self._unconfirmed = set()
@@ -210,6 +207,7 @@ class Watcher:
         self._everything_unconfirmed = True
 
     def _settle_s(self, change: _Moving) -> float:
+        # On a clock that shows whole seconds, a file has to be seen unchanged for a whole step.
         if change.evidence is not None and is_coarse(change.evidence):
             return max(self.settle_s, COARSE_S)
         return self.settle_s

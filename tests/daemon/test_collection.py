@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import random
+import shutil
+import sys
 
 import pytest
 
+from artifact_cache_daemon.collection import LOOKING
 from artifact_cache_daemon.delivery import MAX_PATHS
 
 LOGGER = "artifact_cache_daemon"
@@ -96,28 +101,56 @@ def test_a_200_of_somebody_else_is_no_acknowledgement(folder, known, poll, app, 
     assert known.is_done
 
 
-def test_a_day_without_the_app(folder, known, poll, app, answers, clock, caplog):
-    """Two requests a minute at most, few lines, and no restart."""
-    app.answers = [answers.unreachable()] * 100_000
+def test_a_day_without_the_app(folder, known, poll, app, answers, clock):
+    """One request a minute at most, and no restart."""
     folder.write("skills/a/SKILL.md", "other")
     known.backoff._chance = random.Random(1).random
     asked_at = []
     app.answers = [lambda body: asked_at.append(clock()) or answers.unreachable()] * 100_000
     started = clock()
-    poll(known, 24 * 60 * 6, every=10.0)
+    while clock() < started + 86_400:  # as its thread does it
+        wait_s = known.turn()
+        clock.pass_(5.0 if wait_s is None else min(wait_s, 5.0))
 
     late = [at for at in asked_at if at > started + 3600]
-    assert len(late) / 23 / 60 <= 2.2
+    assert len(late) <= 23 * 60
+    assert min(after - at for at, after in itertools.pairwise(late)) >= 60
+    # Nor is it given up.
+    assert max(after - at for at, after in itertools.pairwise(late)) <= 120
     app.answers = []
-    poll(known, 8, every=10.0)
+    poll(known, 30)
     assert known.is_done
 
 
-def test_the_wait_grows_to_a_minute_and_no_further(known, clock):
+def test_the_wait_grows_to_two_minutes_and_no_further(known):
     waits = [known.backoff.failed() for _ in range(2000)]
 
-    assert waits[:7] == [1, 2, 4, 8, 16, 32, 60]
+    assert waits[:8] == [1, 2, 4, 8, 16, 32, 64, 120]
+    assert max(waits) == 120
+
+
+def test_the_wait_is_by_chance_and_later_at_least_a_minute(known):
+    known.backoff._chance = lambda: 0.0
+    waits = [known.backoff.failed() for _ in range(2000)]
+
+    assert waits[:8] == [0, 0, 0, 0, 0, 0, 4, 60]
     assert max(waits) == 60
+
+
+def test_how_long_it_tells_is_not_how_long_it_has_looked(folder, known, poll, app, clock, answers):
+    """Else the signs of life would end when a slow request follows a long look."""
+
+    def answer(body):
+        asked_after_s.append(clock() - known.phase_since)
+        return answers.ok()
+
+    asked_after_s = []
+    app.answers = [answer]
+    known._beat = lambda: clock.pass_(1000 if known.phase == LOOKING else 0)  # a large folder
+    folder.write("skills/a/SKILL.md", "other")
+    poll(known, 3)
+
+    assert asked_after_s == [0]
 
 
 def test_retry_after_is_obeyed(folder, known, poll, app, answers):
@@ -194,7 +227,7 @@ def test_removals_that_are_held_back_are_reported_and_not_repeated(
     folder.remove("skills/a/SKILL.md")
     poll(known, 10)
     assert len(app.asked) == 1
-    assert known.status.needs_confirmation == "0" * 32
+    assert known.status.needs_confirmation == "0123456789abcdef" * 2
 
     known.refresh_due = True
     app.answers = [answers.problem(409, "mass_loss")]
@@ -263,8 +296,6 @@ def test_a_root_that_is_not_there_is_not_a_deletion(folder, known, poll, app, ho
 
 
 def test_permission_lost_is_not_a_deletion(folder, known, poll, app, monkeypatch):
-    import os
-
     listed = os.scandir
 
     def scandir(path):
@@ -287,6 +318,58 @@ def test_another_device_with_other_files_is_not_a_deletion(folder, known, poll, 
     for name in "abc":
         folder.remove(f"skills/{name}/SKILL.md")
     folder.write("other.md")
+    poll(known, 4)
+
+    assert app.asked == []
+    assert "another device" in known.status.unavailable
+
+
+def test_what_cannot_be_seen_on_another_device_is_not_a_deletion(
+    folder, known, poll, app, monkeypatch
+):
+    known._device = -1
+    listed = os.scandir
+    folder.write("other.md")
+
+    def scandir(path):
+        if str(path).endswith("skills"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    poll(known, 4)
+    assert app.paths == [["other.md"]]
+    assert known.watcher.acknowledged.get("skills/a/SKILL.md")
+
+
+def test_files_that_are_really_gone_are_told_of_on_another_device(folder, known, poll, app):
+    """A share that was mounted anew, by the file that is there as it was."""
+    known._device = -1
+    folder.remove("skills/a/SKILL.md")
+    folder.remove("skills/b/SKILL.md")
+    poll(known, 4)
+
+    assert app.paths == [["skills/a/SKILL.md", "skills/b/SKILL.md"]]
+    assert known._device == folder.root.stat().st_dev
+
+
+def test_a_copy_with_other_inodes_is_believed_on_another_device(folder, known, poll, app):
+    known._device = -1
+    folder.remove("skills/a/SKILL.md")
+    folder.remove("skills/b/SKILL.md")
+    kept = folder.root / "skills/c/SKILL.md"
+    shutil.copy2(kept, kept.with_name("copy"))
+    kept.with_name("copy").replace(kept)
+    poll(known, 4)
+
+    assert app.paths == [[f"skills/{name}/SKILL.md" for name in "abc"]]
+
+
+def test_other_files_at_the_same_paths_are_not_a_deletion(folder, known, poll, app):
+    known._device = -1
+    folder.remove("skills/a/SKILL.md")
+    folder.remove("skills/b/SKILL.md")
+    folder.write("skills/c/SKILL.md", "of another collection")
     poll(known, 4)
 
     assert app.asked == []
@@ -357,6 +440,73 @@ def test_something_unexpected_ends_one_turn_and_not_the_collection(folder, known
 
     assert known.is_done
     assert len(app.asked) == 2
+
+
+class Listings:
+    """The folders that are listed while somebody wants to know."""
+
+    found = None
+
+    @classmethod
+    def note(cls, event, args):
+        if cls.found is not None and event == "os.scandir":
+            cls.found.append(args[0])
+
+
+sys.addaudithook(Listings.note)
+
+
+@pytest.fixture
+def listed(folder, poll):
+    """Polls once; which of two folders were listed."""
+
+    def run(collection):
+        Listings.found = []
+        poll(collection)
+        found, Listings.found = Listings.found, None
+        return [one for one in found if one in (str(folder.root), str(folder.root / "skills"))]
+
+    return run
+
+
+def test_while_nothing_changes_folders_are_listed_once_a_minute(folder, known, poll, app, listed):
+    poll(known, 4)
+    whole = [str(folder.root), str(folder.root / "skills")]
+    looks = [listed(known) for _ in range(13)]
+    assert sorted(looks) == [*[[]] * 12, whole]
+
+    folder.write("skills/d/SKILL.md")
+    poll(known, 3)
+    assert app.paths == [["skills/d/SKILL.md"]]
+
+
+def test_whoever_is_in_a_hurry_gets_a_look_at_every_folder(known, poll, listed):
+    poll(known, 4)
+    assert not listed(known)
+    known.hurry()
+    assert listed(known)
+    assert not listed(known)
+
+
+def test_after_a_full_check_everything_is_listed_once_more(known, poll, app, listed):
+    poll(known, 4)
+    known.refresh_due = True
+    poll(known)
+    assert app.asked
+    assert not known.is_done
+    assert listed(known)
+    assert known.is_done
+
+
+def test_a_root_that_comes_back_as_it_was_is_available_at_the_next_look(folder, known, poll):
+    poll(known, 4)
+    above = folder.root.parent
+    elsewhere = above.rename(above.with_name("elsewhere"))
+    poll(known)
+    assert known.status.unavailable
+    elsewhere.rename(above)
+    poll(known)
+    assert not known.status.unavailable
 
 
 def test_a_look_that_takes_long_makes_the_interval_longer(known):

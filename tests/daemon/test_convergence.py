@@ -121,21 +121,21 @@ def served(make_app, sqlite_url, folder):
 
 
 def rows(app):
-    left_out = {"id", "synced_at", "updated_at", "created_at", "evidence", "condition"}
+    left_out = {"id", "synced_at", "updated_at", "created_at", "evidence"}
     columns = [one for one in Artifact.__table__.columns if one.name not in left_out]
     with app.app_context():
         found = app.extensions["sqlalchemy"].session.execute(sa.select(*columns)).mappings().all()
         app.extensions["sqlalchemy"].session.remove()
-    return {row["uid"]: {**row, "gone": False} for row in found}
+    return {row["uid"]: dict(row) for row in found}
 
 
 class Schedule:
     """A seeded sequence of file operations and of everything that can go wrong."""
 
-    def __init__(self, seed, folder):
-        self.chance = random.Random(seed)
+    def __init__(self, chance, folder, number=0):
+        self.chance = chance
         self.folder = folder
-        self.number = 0
+        self.number = number
 
     def path(self):
         name = self.chance.choice("abcdefgh")
@@ -191,8 +191,10 @@ def test_after_any_schedule_the_rows_equal_a_fresh_populate(
     seed, served, folder, clock, settings, tmp_path, make_app, populate
 ):
     app, proxy = served
-    schedule = Schedule(seed, folder)
-    chance = schedule.chance
+    # What runs beside has a chance of its own: the rest is the same again with the same seed.
+    chance = random.Random(seed)
+    schedule = Schedule(chance, folder)
+    beside = Schedule(random.Random(f"beside {seed}"), folder, 10_000)
     for _ in range(6):
         schedule.operate()
     (tmp_path / "token").write_text(TOKEN)
@@ -226,10 +228,11 @@ def test_after_any_schedule_the_rows_equal_a_fresh_populate(
             proxy.trouble = chance.choices(kinds, k=chance.choice((1, 2, 3)))
         if chance.random() < 0.1:
             # While it looks and while the app reads.
-            mover = threading.Thread(target=lambda: [schedule.operate() for _ in range(3)])
+            mover = threading.Thread(target=lambda: [beside.operate() for _ in range(3)])
             mover.start()
         else:
             mover = None
+        folder.tick()
         collection.turn()
         if mover:
             mover.join()
@@ -241,6 +244,8 @@ def test_after_any_schedule_the_rows_equal_a_fresh_populate(
             collection, api = start()
     proxy.trouble = []
     schedule.mend()
+    # Its clock runs ahead of the app's, which on a busy machine may need more than that moment.
+    api._timeout_s = 30
     for _ in range(40):
         collection.turn()
         clock.pass_(10.0)
@@ -253,6 +258,4 @@ def test_after_any_schedule_the_rows_equal_a_fresh_populate(
     fresh = make_app(f"sqlite:///{tmp_path / 'fresh.db'}", {"work": folder.root})
     with contextlib.suppress(FileNotFoundError):
         populate(fresh)
-    left, right = rows(app), rows(fresh)
-    print([(r["path"], r["error"]) for u, r in left.items() if u not in right])
-    assert left == right
+    assert rows(app) == rows(fresh)

@@ -4,77 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import tempfile
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from artifact_cache_daemon import delivery
 from artifact_cache_daemon.delivery import Api, UnreachableError
-from artifact_cache_daemon.loop import ask
 from artifact_cache_daemon.settings import Token
 from artifact_cache_daemon.systemd import Manager
 
 RUN = "0123456789abcdef" * 2
 BODY = {"collection_id": "work"}
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        length = int(self.headers.get("Content-Length", 0))
-        self.server.asked.append((self.path, dict(self.headers), self.rfile.read(length)))
-        self.server.peers.add(self.client_address or id(self.connection))
-        self.server.act(self)
-
-    do_GET = do_POST  # noqa: N815
-
-    def log_message(self, *_):
-        pass
-
-    def answer(self, status=200, data=None, **headers):
-        if data is None:
-            data = json.dumps({"refresh_id": RUN, "artifacts_refreshed": 1}).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(data)
-
-
-class Server(HTTPServer):
-    def handle_error(self, *_):
-        pass  # a client that has lost its patience
-
-
-class UnixServer(Server):
-    address_family = socket.AF_UNIX
-
-    def server_bind(self):
-        self.socket.bind(self.server_address)
-        self.server_name, self.server_port = "unix", 0
-
-
-@pytest.fixture
-def server():
-    started = []
-
-    def start(act=Handler.answer, address=None):
-        made = UnixServer(address, Handler) if address else Server(("127.0.0.1", 0), Handler)
-        made.act, made.asked, made.peers = act, [], set()
-        threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
-        made.url = f"http://127.0.0.1:{made.server_port}"
-        started.append(made)
-        return made
-
-    yield start
-    for one in started:
-        one.shutdown()
-        one.server_close()
 
 
 @pytest.fixture
@@ -192,18 +133,6 @@ def test_an_untrue_code_does_not_get_into_the_log():
     answer = delivery.Answer(500, {"code": "a\nb" * 1000})
 
     assert delivery.judge(answer).reason == "the app answers 500"
-
-
-def test_the_app_is_asked_for_its_collections(server, api):
-    listed = [{"id": "work", "path": "/srv/work"}, {"id": "gathered"}, {"id": "x", "path": "rel"}]
-    data = json.dumps({"collections": listed}).encode()
-    one = server(lambda handler: handler.answer(200, data))
-
-    assert ask(api(one.url)) == {"work": "/srv/work"}
-    assert one.asked[0][0] == "/api/v1/user-collections/"
-    assert ask(api(server(lambda handler: handler.answer(403, b"{}")).url)) == {}
-    with pytest.raises(UnreachableError, match="500"):
-        ask(api(server(lambda handler: handler.answer(500, b"{}")).url))
 
 
 @pytest.mark.parametrize("abstract", [False, True])

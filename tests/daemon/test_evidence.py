@@ -100,7 +100,7 @@ def test_the_same_names_are_passed_over_as_by_the_app():
     from artifact_cache_daemon import evidence
 
     assert evidence.SKIPPED_FOLDERS == apps.SKIPPED_FOLDERS
-    assert evidence._DEBRIS.__self__.pattern == apps._DEBRIS.__self__.pattern
+    assert evidence._DEBRIS.__self__.pattern == apps.is_debris.__self__.pattern
     assert (evidence.MAX_DEPTH, evidence.MAX_ENTRIES) == (apps.MAX_DEPTH, apps.MAX_ENTRIES)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from artifact_cache_daemon import __main__ as command
 from artifact_cache_daemon import logs
-from artifact_cache_daemon.settings import OPTIONS, ConfigurationError, load, parser
+from artifact_cache_daemon.settings import DROP_INS, OPTIONS, ConfigurationError, load, parser
 
 ROOT = Path(__file__).parents[2]
 SECRET = "a-secret-0123456789"
@@ -108,6 +109,13 @@ def test_the_state_is_kept_where_the_manager_says(tmp_path):
 
     assert load(given, {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}).state_dir == Path("/var/lib/a")
     assert load(given, {"XDG_STATE_HOME": "/x"}).state_dir == Path("/x/artifact-cache-daemon")
+
+
+def test_a_credential_that_cannot_be_reached_is_not_a_missing_one(settings, tmp_path):
+    (tmp_path / "token").symlink_to("token")
+
+    with pytest.raises(ConfigurationError, match=r"systemd.s credential .*token: Too many"):
+        settings(CREDENTIALS_DIRECTORY=str(tmp_path), ARTIFACT_CACHE_TOKEN=SECRET)
 
 
 def test_the_credential_comes_first_then_the_file_then_the_environment(settings, tmp_path):
@@ -221,16 +229,6 @@ def analyze():
     return run
 
 
-HOME = """
-[Service]
-ProtectHome=tmpfs
-BindReadOnlyPaths=/home/ada/.claude
-DynamicUser=no
-User=ada
-PrivateUsers=no
-"""
-
-
 def test_the_unit_is_valid_without_a_word(unit, analyze):
     done = analyze("verify", unit)
 
@@ -244,14 +242,61 @@ def test_the_unit_is_hardened(unit, analyze):
     assert done.returncode == 0, done.stdout
 
 
-def test_the_documented_exception_is_hardened_nearly_as_much(unit, analyze):
-    written = (ROOT / "docs/daemon.md").read_text()
-    for line in filter(None, HOME.splitlines()):
-        assert line in written
-    unit.write_text(unit.read_text() + HOME)
+def test_the_unit_for_a_home_directory_is_hardened_nearly_as_much(unit, analyze):
+    unit.write_text(unit.read_text() + command.drop_in("home"))
     done = analyze("security", "--offline=true", "--threshold=25", unit)
 
     assert done.returncode == 0, done.stdout
+
+
+def test_what_only_newer_systemds_know_is_a_drop_in(unit, analyze):
+    newer = command.drop_in("restart")
+    assert "RestartSteps=" in newer
+    assert "RestartMaxDelaySec=" in newer
+    assert "RestartSteps=" not in unit.read_text()
+
+    version = int(re.search(r"\d+", analyze("--version").stdout)[0])
+    unit.write_text(unit.read_text() + newer)
+    done = analyze("verify", unit)
+    said = (done.stdout + done.stderr).strip()
+    assert said == "" if version >= 254 else "RestartSteps" in said
+
+
+@pytest.mark.parametrize("name", DROP_INS)
+def test_a_drop_in_is_printed_as_it_is_shipped(name, capsys):
+    assert command.main(["--print-unit", name]) == 0
+    assert capsys.readouterr().out == command.drop_in(name)
+
+
+def test_the_documented_steps_make_what_the_unit_needs(tmp_path):
+    """Whatever the umask, the unit's user can read the configuration, and only root the token."""
+    text = (ROOT / "docs/daemon.md").read_text().partition("## With systemd")[2]
+    steps = "".join(re.findall("```sh\n(.*?)```", text, re.DOTALL)[:2])
+    etc = tmp_path / "etc"
+    (etc / "systemd/system").mkdir(parents=True)
+    (tmp_path / "token").write_text(SECRET)
+    for name, body in {
+        "systemctl": 'echo "$@" >> "$CALLED"',
+        "artifact-cache-daemon": f'exec "{sys.executable}" -m artifact_cache_daemon "$@"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    steps = steps.replace("/etc/", f"{etc}/").replace("/opt/artifact-cache/bin/", "")
+    path = os.pathsep.join((str(tmp_path), os.environ["PATH"]))
+    environ = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environ["CALLED"] = str(tmp_path / "called")
+    subprocess.run(["sh", "-euc", f"umask 077\n{steps}"], cwd=tmp_path, env=environ, check=True)
+
+    config, token = etc / "artifact-cache-daemon.toml", etc / "artifact-cache-daemon.token"
+    assert stat.S_IMODE(config.stat().st_mode) == 0o644
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    given = ["--config", str(config), "--token-file", str(token)]
+    assert load(parser().parse_args(given), {}).collections == {"work": "/srv/artifacts"}
+    units = etc / "systemd/system"
+    assert (units / "artifact-cache-daemon.service").read_text().startswith("[Unit]")
+    drop_ins = units / "artifact-cache-daemon.service.d"
+    assert {one.stem for one in drop_ins.iterdir()} == set(DROP_INS)
+    assert "enable --now artifact-cache-daemon" in (tmp_path / "called").read_text()
 
 
 def test_the_start_limit_is_where_it_counts(unit):

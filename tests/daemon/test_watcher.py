@@ -166,10 +166,10 @@ def test_what_was_told_while_the_disk_moved_is_told_once_more(watcher):
 
 
 def test_a_file_that_was_there_only_for_a_moment_leaves_its_trace_in_the_folder(watcher):
-    watcher.observe({"a": None}, 0.0, listings=1)
-    watcher.observe({"a": None}, 1.0, listings=1)
+    watcher.observe({"a": None}, 0.0, times=1)
+    watcher.observe({"a": None}, 1.0, times=1)
     watcher.acknowledge(watcher.ready(1.0), 1.0)
-    watcher.observe({}, 2.0, listings=2)
+    watcher.observe({}, 2.0, times=2)
 
     assert watcher.ready(2.0) == {"a": None}
 
@@ -177,7 +177,7 @@ def test_a_file_that_was_there_only_for_a_moment_leaves_its_trace_in_the_folder(
 def test_a_disk_that_never_rests_is_believed_in_the_end(watcher):
     told = 0
     for number in range(100):
-        watcher.observe({"a": None} if not number else {}, number * 9.0, listings=number)
+        watcher.observe({"a": None} if not number else {}, number * 9.0, times=number)
         ready = watcher.ready(number * 9.0 + 3)
         if ready is not None:
             told += 1
