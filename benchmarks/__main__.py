@@ -18,7 +18,7 @@ from pathlib import Path
 
 import flask_artifact_cache
 
-from . import daemon, files, floor, reading, refreshing
+from . import crowd, daemon, files, floor, manifest, page, reading, refreshing
 from .measure import Row, table
 from .workspace import FULL, QUICK, Workspace
 
@@ -29,7 +29,10 @@ BENCHMARKS: dict[str, Callable[[Workspace], list[Row]]] = {
     "pages": reading.pages,
     "filters": reading.filters,
     "search": reading.search,
+    "html": page.html,
+    "crowd": crowd.crowd,
     "daemon": daemon.daemon,
+    "manifest": manifest.manifest,
 }
 
 

@@ -29,9 +29,13 @@ class Answer:
 
 
 class Client:
-    """A kept connection to a server of this machine."""
+    """A kept connection to a server of this machine.
+
+    :ivar port: of the server.
+    """
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

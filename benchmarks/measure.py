@@ -78,4 +78,6 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    return f"{value:.2f} ×" if unit == "x" else f"{value:.0f} {unit}"
+    if unit == "x":
+        return f"{value:.2f} ×"
+    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"

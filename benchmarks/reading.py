@@ -147,6 +147,17 @@ def _cursors(host: Host, size: int, wanted: int) -> dict[str, list[str]]:
     return regions
 
 
+def addresses(client: Client, pages: int) -> list[str]:
+    """The addresses of the first pages."""
+    found = [_address(limit=PAGE)]
+    while len(found) < pages:
+        info = json.loads(client.get(found[-1]).body)["page_info"]
+        if not info["has_next_page"]:
+            break
+        found.append(_address(limit=PAGE, after=info["end_cursor"]))
+    return found
+
+
 def _skip(host: Host, rows: int) -> str | None:
     """The cursor behind so many rows."""
     cursor = None

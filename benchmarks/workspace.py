@@ -21,6 +21,7 @@ class Scale:
     :ivar populate_rounds: of populating ``middle`` artifacts.
     :ivar growth_rounds: of populating ``large`` artifacts.
     :ivar refresh_rounds: of refreshing each size.
+    :ivar readers: at once, in a crowd; of as many rounds as ``crowd_rounds``.
     """
 
     small: int
@@ -30,6 +31,8 @@ class Scale:
     populate_rounds: int
     growth_rounds: int
     refresh_rounds: int
+    readers: int
+    crowd_rounds: int
 
 
 FULL = Scale(
@@ -38,6 +41,8 @@ FULL = Scale(
     populate_rounds=7,
     growth_rounds=3,
     refresh_rounds=7,
+    readers=500,
+    crowd_rounds=6,
 )
 QUICK = Scale(
     *(200, 500, 1_000),
@@ -45,6 +50,8 @@ QUICK = Scale(
     populate_rounds=3,
     growth_rounds=2,
     refresh_rounds=3,
+    readers=50,
+    crowd_rounds=1,
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flask_artifact_cache.cli import cli
 from flask_artifact_cache.files.problems import HINTS
-from flask_artifact_cache.settings import DEFAULTS
+from flask_artifact_cache.settings import COLLECTION_KEYS, DEFAULTS
 from flask_artifact_cache.web.api import ROUTES
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +20,13 @@ def test_every_setting_is_documented_with_its_default():
     rows = dict(re.findall(r"^\| `(ARTIFACT_CACHE_\w+)` \| `(.*?)` \|", text, re.MULTILINE))
 
     assert rows == {name: repr(default) for name, default in DEFAULTS.items()}
+
+
+def test_every_key_of_a_collection_is_documented():
+    text = (ROOT / "docs/configuration.md").read_text()
+    section = text.partition("## Collections\n")[2].partition("\n## ")[0]
+
+    assert tuple(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == COLLECTION_KEYS
 
 
 def test_every_problem_is_documented():
@@ -72,6 +79,27 @@ def test_every_command_is_documented_with_its_options_and_nothing_else():
                 assert one.human_readable_name.strip("[].") in text, name
 
 
+def test_the_readme_tells_of_every_route_and_command_and_of_nothing_else():
+    text = (ROOT / "README.md").read_text()
+    cells = "\n".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
+    routes = {(route.method, re.sub(r"<[^<>]*>", "<>", route.rule)) for route in ROUTES}
+
+    assert {
+        (method, re.sub(r"<[^<>]*>", "<>", rule))
+        for method, rule in re.findall(r"`(GET|POST) (\S+)`", cells)
+    } == routes
+    assert {re.split(r" (?=[A-Z[])", one)[0] for one in re.findall(r"`([a-z][^`]*)`", cells)} == {
+        name for name, _ in leaves(cli)
+    }
+
+
+def test_the_readme_leads_to_every_document():
+    text = (ROOT / "README.md").read_text()
+
+    for document in sorted((ROOT / "docs").rglob("*.md")):
+        assert f"]({document.relative_to(ROOT)})" in text, document.name
+
+
 def test_the_python_of_the_readme_runs(tmp_path):
     text = (ROOT / "README.md").read_text()
     [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -94,7 +122,7 @@ def test_the_python_of_the_readme_runs(tmp_path):
         )
         assert done.returncode == 0, done.stderr
     url = re.search(r"curl 'localhost:5000(.*?)'", text).group(1)
-    show = f"import app; print(app.app.test_client().get({url!r}).json['items'][0]['id'])"
+    show = f"import app; print(app.app.test_client().get({url!r}).json['items'][0]['uid'])"
     done = subprocess.run(
         [sys.executable, "-c", show],
         cwd=tmp_path,
@@ -103,11 +131,11 @@ def test_the_python_of_the_readme_runs(tmp_path):
         check=True,
         env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},
     )
-    assert done.stdout.strip() == "skill:invoice-reader"
+    assert f'"uid": "{done.stdout.strip()}"' in text
 
 
 def test_every_link_between_documents_leads_somewhere():
-    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
