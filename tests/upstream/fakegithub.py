@@ -336,3 +336,27 @@ def dripping(tick, head=b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"):
         return True
 
     return failure
+
+
+class WatchedClock:
+    """Seconds that pass by nine, and no further until somebody has looked.
+
+    A server that moved the clock of its clients as fast as it can write would be years ahead of one
+    that has not read a byte.
+    """
+
+    def __init__(self, clock):
+        self._clock, self._looks, self._looked = clock, 0, threading.Condition()
+
+    def __call__(self):
+        with self._looked:
+            self._looks += 1
+            self._looked.notify_all()
+            return self._clock().timestamp()
+
+    def tick(self):
+        with self._looked:
+            self._clock.pass_(seconds=9)
+            seen = self._looks
+            # Who has gone looks no more: the next byte finds that out.
+            self._looked.wait_for(lambda: self._looks > seen, timeout=1)

@@ -23,7 +23,7 @@ from flask_artifact_cache.upstream.client import MAX_CONNECTIONS, SILENCES, WHOL
 from flask_artifact_cache.upstream.github import GitHub
 from flask_artifact_cache.upstream.validators import FILE
 
-from .fakegithub import TOKEN, Repository, dripping, redirect, status
+from .fakegithub import TOKEN, Repository, WatchedClock, dripping, redirect, status
 
 API = "/api/v1/user-collections"
 # A hundred in each repository; 'tox -e proof' has 5,000.
@@ -533,13 +533,18 @@ def test_a_long_limit_is_deferred_shown_and_asked_once(run, app, repos, root, fa
 
 
 @pytest.fixture
-def timed(make_app, sqlite_url, root, fake, tmp_path, clock):
+def watched(clock):
+    return WatchedClock(clock)
+
+
+@pytest.fixture
+def timed(make_app, sqlite_url, root, fake, tmp_path, clock, watched):
     """Runs a command in an app of which a test moves the clock."""
     app = make_app(
         sqlite_url,
         {"work": root},
         clock=clock,
-        monotonic=lambda: clock().timestamp(),
+        monotonic=watched,
         ARTIFACT_CACHE_GITHUB_API_URL=fake.url,
         ARTIFACT_CACHE_GITHUB_TOKEN=TOKEN,
         ARTIFACT_CACHE_GITHUB_STATE_FOLDER=tmp_path / "state",
@@ -547,10 +552,10 @@ def timed(make_app, sqlite_url, root, fake, tmp_path, clock):
     return lambda *arguments: app.test_cli_runner().invoke(args=["artifact-cache", *arguments])
 
 
-def test_an_answer_that_drips_ends_in_time_and_is_named(timed, repos, root, fake, clock):
+def test_an_answer_that_drips_ends_in_time_and_is_named(timed, repos, root, fake, clock, watched):
     repos["octo/tools"].commit({"skills/pdf/SKILL.md": skill("pdf", "New.")})
     repos["octo/more"].commit({"commands/tidy.md": b"Tidy more.\n"})
-    drip = dripping(lambda: clock.pass_(seconds=9))
+    drip = dripping(watched.tick)
     fake.fail(*[lambda one: "/octo/tools/git/blobs/" in one.path and drip(one)] * 20)
     began = clock()
 
@@ -566,11 +571,11 @@ def test_an_answer_that_drips_ends_in_time_and_is_named(timed, repos, root, fake
     assert clock() - began >= timedelta(seconds=WHOLE_S)
 
 
-def test_a_github_that_drips_ends_no_run_late(timed, run, repos, fake, clock):
+def test_a_github_that_drips_ends_no_run_late(timed, run, fake, watched):
     for n in range(20):
         fake.repos[f"o/r{n}"] = Repository({f"commands/c{n}.md": b"c"})
         assert run("add", f"o/r{n}/commands/c{n}").exit_code == 0
-    fake.fail(*[dripping(lambda: clock.pass_(seconds=9))] * 50)
+    fake.fail(*[dripping(watched.tick)] * 50)
     fake.forget()
 
     done = timed("sync")
