@@ -110,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         fake = self.fake
+        self.is_busy = True
         with fake.lock:
             fake.busy += 1
             fake.most_busy = max(fake.most_busy, fake.busy)
@@ -123,8 +124,13 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         finally:
-            with fake.lock:
-                fake.busy -= 1
+            self.rest()
+
+    def rest(self):
+        """Be busy no more; before the answer, or its reader could ask again while this one is."""
+        with self.fake.lock:
+            self.fake.busy -= self.is_busy
+        self.is_busy = False
 
     def send(self, status, body=b"", headers=(), kind="application/json", cut=0):
         if isinstance(body, (dict, list)):
@@ -145,6 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             *headers,
         ]:
             self.send_header(name, value)
+        self.rest()
         self.end_headers()
         self.wfile.write(body[: len(body) - cut])
         if cut:
