@@ -17,6 +17,7 @@ from .files.problems import hint
 from .models import Artifact, Facet
 from .queries import Head
 from .refresh.records import PROBLEM, WARNING
+from .statements import value_id
 
 WHOLE, ERROR, WARNED = range(3)
 _OF_ARTIFACT = (Artifact.id, Artifact.collection_id, Artifact.uid, Artifact.type, Artifact.name)
@@ -124,7 +125,7 @@ def _from(connection: Connection, meant: Scope, start: Position, most: int) -> I
 
 def _warned(connection: Connection, id_: str, start: Position, most: int) -> Iterator[Found]:
     """The warnings of a collection's members, by name."""
-    conditions = [Facet.collection_id == id_, Facet.facet == PROBLEM, Facet.value == WARNING]
+    conditions = [Facet.value_id == value_id(id_, PROBLEM, WARNING)]
     if (start.section, start.collection_id) == (WARNED, id_):
         # Spelt out as in 'statements'; the artifact itself may have more.
         same = and_(Facet.name_key == start.name_key, Facet.artifact_id >= start.artifact)

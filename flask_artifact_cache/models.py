@@ -193,6 +193,7 @@ class CollectionArtifact(Base):
         Index("ix_artifact_cache_member_name", "collection_id", "name_key", "artifact_id"),
         Index("ix_artifact_cache_member_updated", "collection_id", "updated_at", "artifact_id"),
         Index("ix_artifact_cache_member_artifact", "artifact_id"),
+        {"sqlite_with_rowid": False},
     )
 
     collection_id: Mapped[str] = mapped_column(
@@ -209,8 +210,27 @@ class CollectionArtifact(Base):
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class FacetValue(Base):
+    """A value that members of a collection can be found by: a tag, a type, an author.
+
+    How many have it is kept by those who write, because whoever reads would have to count up to
+    all members.
+    """
+
+    __tablename__ = "artifact_cache_facet_value"
+    __table_args__ = (
+        UniqueConstraint("collection_id", "facet", "value", name="uq_artifact_cache_facet_value"),
+    )
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    collection_id: Mapped[str] = mapped_column(exact(64))
+    facet: Mapped[str] = mapped_column(exact(8))
+    value: Mapped[str] = mapped_column(exact(FACET_VALUE_LENGTH))  # folded and cut
+    members: Mapped[int] = mapped_column(Integer)
+
+
 class Facet(Base):
-    """A value that a member of a collection can be found by: a tag, its type, its author.
+    """A member of a collection has a value.
 
     The primary key begins with what a filter fixes and ends with what a listing is sorted by,
     so a filtered page is one range of one index.
@@ -222,9 +242,12 @@ class Facet(Base):
         {"sqlite_with_rowid": False},
     )
 
-    collection_id: Mapped[str] = mapped_column(exact(64), primary_key=True)
-    facet: Mapped[str] = mapped_column(exact(8), primary_key=True)
-    value: Mapped[str] = mapped_column(exact(FACET_VALUE_LENGTH), primary_key=True)
+    value_id: Mapped[int] = mapped_column(
+        BigKey,
+        ForeignKey(FacetValue.id, name="fk_artifact_cache_facet_value_id"),
+        primary_key=True,
+        autoincrement=False,
+    )
     name_key: Mapped[str] = mapped_column(exact(NAME_KEY_LENGTH), primary_key=True)
     artifact_id: Mapped[int] = mapped_column(
         BigKey,
@@ -232,23 +255,8 @@ class Facet(Base):
         primary_key=True,
         autoincrement=False,
     )
-    # The value as written; the key is folded and cut.
-    label: Mapped[str] = mapped_column(LongText)
-
-
-class FacetCount(Base):
-    """How many members of a collection have a value of a facet.
-
-    Kept by those who write, because whoever reads would have to count up to all members.
-    """
-
-    __tablename__ = "artifact_cache_facet_count"
-    __table_args__ = ({"sqlite_with_rowid": False},)
-
-    collection_id: Mapped[str] = mapped_column(exact(64), primary_key=True)
-    facet: Mapped[str] = mapped_column(exact(8), primary_key=True)
-    value: Mapped[str] = mapped_column(exact(FACET_VALUE_LENGTH), primary_key=True)
-    members: Mapped[int] = mapped_column(Integer)
+    # The value as written; None where that is the folded one.
+    label: Mapped[str | None] = mapped_column(LongText)
 
 
 class SearchText(Base):

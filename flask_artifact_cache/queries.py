@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from . import cursors, freshness, search, statements
 from .errors import AmbiguousIdError, Candidate, NotFoundError
-from .models import Artifact, Collection, CollectionArtifact, FacetCount, utc
+from .models import Artifact, Collection, CollectionArtifact, FacetValue, utc
 from .readers import STAMP, row_of
 from .refresh.records import DRIFT, facet_value, name_key
 from .statements import NAME, RELEVANCE, Shape
@@ -372,9 +372,9 @@ def kept_counts(
         one: {facet: {} for facet in facets} for one in collection_ids
     }
     rows = connection.execute(
-        select(FacetCount.collection_id, FacetCount.facet, FacetCount.value, FacetCount.members)
-        .where(FacetCount.collection_id.in_(collection_ids), FacetCount.facet.in_(facets))
-        .order_by(FacetCount.collection_id, FacetCount.facet, FacetCount.value)
+        select(FacetValue.collection_id, FacetValue.facet, FacetValue.value, FacetValue.members)
+        .where(FacetValue.collection_id.in_(collection_ids), FacetValue.facet.in_(facets))
+        .order_by(FacetValue.collection_id, FacetValue.facet, FacetValue.value)
     )
     for collection_id, facet, value, members in rows:
         counts[collection_id][facet][value] = members

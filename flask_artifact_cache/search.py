@@ -163,7 +163,7 @@ _CREATE_FTS = (
     f"CREATE VIRTUAL TABLE {FTS_TABLE} USING fts5(name, tags, description,"
     " content='artifact_cache_search', content_rowid='artifact_id', tokenize='ascii',"
     # Which column holds a word, but not where: nobody asks for phrases.
-    " detail='column')",
+    " detail='column', columnsize=0)",
     "CREATE TRIGGER artifact_cache_search_delete AFTER DELETE ON artifact_cache_search BEGIN"
     f" INSERT INTO {FTS_TABLE}({FTS_TABLE}, rowid, name, tags, description)"
     " VALUES ('delete', old.artifact_id, old.name, old.tags, old.description); END",

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.types import NullType
 
 from . import freshness, search
-from .models import Artifact, Collection, CollectionArtifact, Facet, FacetCount, UtcDateTime
+from .models import Artifact, Collection, CollectionArtifact, Facet, FacetValue, UtcDateTime
 from .refresh.records import DRIFT
 
 if TYPE_CHECKING:
@@ -138,6 +138,19 @@ def page_text(shape: Shape, dialect: Dialect) -> tuple[str, tuple[str, ...], dic
     return str(compiled), tuple(compiled.positiontup or ()), fixed
 
 
+def value_id(collection_id: Any, facet: str, value: Any) -> ColumnElement[int]:
+    """What the rows of a facet's value have in common; NULL for a value that nothing has."""
+    return (
+        select(FacetValue.id)
+        .where(
+            FacetValue.collection_id == collection_id,
+            FacetValue.facet == facet,
+            FacetValue.value == value,
+        )
+        .scalar_subquery()
+    )
+
+
 @lru_cache(maxsize=512)
 def count(shape: Shape) -> Executable:
     """How many rows a listing has."""
@@ -146,20 +159,17 @@ def count(shape: Shape) -> Executable:
 
 def _label(of: FromClause) -> ColumnElement[str]:
     """A folded value as written; where that differs, as the first member by name has it."""
-    return (
+    first = (
         select(Facet.label)
-        .where(
-            Facet.collection_id == bindparam("collection_id"),
-            Facet.facet == of.c.facet,
-            Facet.value == of.c.value,
-        )
+        .where(Facet.value_id == of.c.id)
         .order_by(Facet.name_key, Facet.artifact_id)
         .limit(1)
         .scalar_subquery()
     )
+    return func.coalesce(first, of.c.value)
 
 
-_KEPT = FacetCount.__table__
+_KEPT = FacetValue.__table__
 _OF_FACET = (
     _KEPT.c.collection_id == bindparam("collection_id"),
     _KEPT.c.facet == bindparam("facet"),
@@ -179,14 +189,16 @@ MOST_FREQUENT = (
 def facets(shape: Shape) -> Executable:
     """``facet, folded value, value as written, count`` among the rows of a listing."""
     found = (
-        select(Facet.facet, Facet.value, func.count().label("members"))
-        .where(
-            Facet.collection_id == bindparam("collection_id"), Facet.artifact_id.in_(_ids(shape))
-        )
-        .group_by(Facet.facet, Facet.value)
+        select(Facet.value_id, func.count().label("members"))
+        .where(Facet.artifact_id.in_(_ids(shape)))
+        .group_by(Facet.value_id)
         .subquery("found")
     )
-    return select(found.c.facet, found.c.value, _label(found), found.c.members)
+    return (
+        select(_KEPT.c.facet, _KEPT.c.value, _label(_KEPT), found.c.members)
+        .join(found, found.c.value_id == _KEPT.c.id)
+        .where(_KEPT.c.collection_id == bindparam("collection_id"))
+    )
 
 
 @lru_cache(maxsize=512)
@@ -224,9 +236,7 @@ def drifting(kinds: tuple[str, ...]) -> Executable:
     )
     drifts = [
         exists().where(
-            Facet.collection_id == collection_id,
-            Facet.facet == DRIFT,
-            Facet.value == kind,
+            Facet.value_id == value_id(collection_id, DRIFT, kind),
             Facet.name_key == name_key,
             Facet.artifact_id == Artifact.id,
         )
@@ -311,24 +321,28 @@ def _narrowed(shape: Shape) -> tuple[FromClause, list[ColumnElement[bool]]]:
     conditions: list[ColumnElement[bool]] = []
     if shape.walked is None:
         source: FromClause = CollectionArtifact.__table__.alias("source")
+        first: ColumnElement[Any] = source.c.collection_id
+        meant: Any = collection_id
     else:
         source = Facet.__table__.alias("source")
-        conditions += [
-            source.c.facet == shape.walked,
-            source.c.value == bindparam(f"{shape.walked}_value"),
-        ]
-    of_collection: ColumnElement[Any] = source.c.collection_id
+        first = source.c.value_id
+        value = bindparam(f"{shape.walked}_value", type_=String)
+        meant = value_id(collection_id, shape.walked, value)
     if shape.searched == "fts5":
         # Not by the index of all members: SQLite would ask of each of them whether it was found.
-        of_collection = literal_column("+source.collection_id", String)
-    conditions.append(of_collection == collection_id)
+        first = literal_column(f"+source.{first.key}", first.type)
+    conditions.append(first == meant)
     for facet in shape.probed:
         probe = Facet.__table__.alias(f"with_{facet}")
         conditions.append(
             exists().where(
-                probe.c.collection_id == collection_id,
-                probe.c.facet == facet,
-                probe.c.value.in_(bindparam(f"{facet}_values", expanding=True)),
+                probe.c.value_id.in_(
+                    select(_KEPT.c.id).where(
+                        _KEPT.c.collection_id == collection_id,
+                        _KEPT.c.facet == facet,
+                        _KEPT.c.value.in_(bindparam(f"{facet}_values", expanding=True)),
+                    )
+                ),
                 probe.c.name_key == source.c.name_key,
                 probe.c.artifact_id == source.c.artifact_id,
             )

@@ -18,7 +18,7 @@ from flask_artifact_cache.models import (
     Collection,
     CollectionArtifact,
     Facet,
-    FacetCount,
+    FacetValue,
     SearchText,
 )
 from flask_artifact_cache.refresh.requests import Refresher
@@ -80,7 +80,7 @@ def counts(report):
 
 
 # What depends on when and how often a row was written.
-_HISTORY = {"id", "synced_at", "updated_at", "evidence"}
+_HISTORY = {"id", "value_id", "synced_at", "updated_at", "evidence"}
 
 
 def contents(engine):
@@ -93,15 +93,20 @@ def contents(engine):
             values["payload"] = json.loads(values["payload"])
             values["details"] = json.loads(values["details"])
             found[row.uid]["row"] = values
-        for name, table in (("facets", Facet), ("member", CollectionArtifact)):
-            columns = [c for c in table.__table__.columns if c.name not in _HISTORY]
-            for row in connection.execute(sa.select(*columns)):
+        kept, facet = FacetValue.__table__.c, Facet.__table__.c
+        value = (kept.collection_id, kept.facet, kept.value)
+        for name, columns, joined in (
+            ("facets", (*value, *facet), Facet.__table__.join(FacetValue)),
+            ("member", CollectionArtifact.__table__.c, CollectionArtifact),
+        ):
+            columns = [c for c in columns if c.name not in _HISTORY]
+            for row in connection.execute(sa.select(*columns).select_from(joined)):
                 of = uids.get(row.artifact_id, f"of nobody: {row.artifact_id}")
                 values = [value for key, value in row._mapping.items() if key != "artifact_id"]
                 found[of].setdefault(name, set()).add(tuple(values))
         for row in connection.execute(sa.select(*SearchText.__table__.columns)):
             found[uids.get(row[0], "of nobody")]["search"] = row[1:]
-        counted = {tuple(row) for row in connection.execute(sa.select(*FacetCount.__table__.c))}
+        counted = {tuple(row) for row in connection.execute(sa.select(*value, kept.members))}
         collections = {
             row.id: row.artifact_count
             for row in connection.execute(sa.select(Collection.id, Collection.artifact_count))

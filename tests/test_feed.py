@@ -19,7 +19,8 @@ from flask_artifact_cache import migrate_artifacts_to_default_collection
 from flask_artifact_cache.errors import CursorExpiredError
 from flask_artifact_cache.models import Artifact, FeedState, LoggedChange
 from flask_artifact_cache.queries import Listing
-from flask_artifact_cache.refresh import feed, store
+from flask_artifact_cache.refresh import feed
+from flask_artifact_cache.refresh.bulk import BATCH
 from flask_artifact_cache.refresh.selection import Selection
 
 CHANGES = "/api/v1/user-collections/changes"
@@ -186,7 +187,7 @@ def test_a_collection_that_is_populated_later_reaches_whoever_is_past_the_start(
 
 
 def test_a_populate_that_was_killed_is_not_seen_and_the_next_one_whole(host, collection):
-    for number in range(store.BATCH + 500):
+    for number in range(BATCH + 500):
         collection.skill(f"s{number}")
     consumer = Consumer(host)
 
@@ -197,13 +198,13 @@ def test_a_populate_that_was_killed_is_not_seen_and_the_next_one_whole(host, col
     with pytest.raises(KeyboardInterrupt):
         host.populate("work", progress=die)
     with engine_of(current_app).connect() as connection:
-        assert connection.scalar(sa.select(sa.func.count()).select_from(Artifact)) == store.BATCH
+        assert connection.scalar(sa.select(sa.func.count()).select_from(Artifact)) == BATCH
     assert consumer.news() == []
     shutil.rmtree(collection.root / "skills/s0")
     host.populate("work")
     consumer.follow()
 
-    assert len(consumer.table) == store.BATCH + 499
+    assert len(consumer.table) == BATCH + 499
     assert {one["kind"] for one in consumer.seen} == {"created"}
 
 

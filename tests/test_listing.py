@@ -30,6 +30,7 @@ from flask_artifact_cache.errors import InvalidRequestError
 from flask_artifact_cache.files.artifact import uid
 from flask_artifact_cache.models import Artifact, Collection
 from flask_artifact_cache.refresh import store
+from flask_artifact_cache.refresh.bulk import BATCH
 from flask_artifact_cache.refresh.changes import compare
 from flask_artifact_cache.refresh.records import record
 from flask_artifact_cache.refresh.run import utc_now
@@ -367,7 +368,7 @@ def test_a_collection_that_was_not_read_yet_is_not_an_empty_one(make_app, sqlite
 
 
 def test_nobody_sees_half_of_a_first_populate(make_app, sqlite_url, collection, populate):
-    total = store.BATCH + 200
+    total = BATCH + 200
     for number in range(total):
         collection.skill(f"skill-{number}")
     app = make_app(sqlite_url, {"work": collection.root})

@@ -32,7 +32,7 @@ from flask_artifact_cache.models import (
     Collection,
     CollectionArtifact,
     Facet,
-    FacetCount,
+    FacetValue,
     RefreshRun,
     SearchText,
 )
@@ -105,6 +105,8 @@ def test_a_second_populate_with_nothing_changed_writes_no_metadata(empty_app, po
         re.sub(r"(INSERT INTO|DELETE FROM|UPDATE) (\w+).*", r"\2", statement, flags=re.DOTALL)
         for statement in written
         if statement.startswith(("INSERT", "UPDATE", "DELETE"))
+        # Files that were too young for their evidence to be kept may have come of age meanwhile.
+        and not statement.startswith("UPDATE artifact_cache_artifact SET evidence=")
     }
     assert tables == {"artifact_cache_collection", "artifact_cache_refresh_run"}
 
@@ -119,15 +121,16 @@ def test_an_edit_is_read_and_its_old_values_are_found_no_more(empty_app, populat
     assert (report.updated, report.unchanged) == (1, 5)
     [(pdf,)] = rows(empty_app, sa.select(Artifact).where(Artifact.name == "pdf"))
     assert (pdf.description, pdf.updated_at) == ("Reads and writes PDF files.", clock.now)
-    tags = rows(empty_app, sa.select(Facet.value).where(Facet.facet == "tag").distinct())
+    tags = rows(empty_app, sa.select(FacetValue.value).where(FacetValue.facet == "tag"))
     assert {tag for (tag,) in tags} == {"office", "documents", "data"}
 
 
 def test_the_kept_counts_are_those_of_the_rows(gathered, populate, sample, private):
     def compare():
-        values = (Facet.collection_id, Facet.facet, Facet.value)
-        counted = rows(gathered, sa.select(*values, sa.func.count()).group_by(*values))
-        kept = rows(gathered, sa.select(*FacetCount.__table__.columns))
+        counted = rows(
+            gathered, sa.select(Facet.value_id, sa.func.count()).group_by(Facet.value_id)
+        )
+        kept = rows(gathered, sa.select(FacetValue.id, FacetValue.members))
         assert {tuple(row) for row in kept} == {tuple(row) for row in counted}
         return len(kept)
 
@@ -153,7 +156,7 @@ def test_a_removed_file_leaves_no_row_in_any_table(empty_app, populate, sample):
 
     for table in (Artifact, CollectionArtifact, SearchText):
         assert scalar(empty_app, sa.select(sa.func.count()).select_from(table)) == 5
-    assert scalar(empty_app, sa.select(sa.func.count()).where(Facet.value == "reading")) == 0
+    assert scalar(empty_app, sa.select(sa.func.count()).where(FacetValue.value == "reading")) == 0
 
 
 def test_a_file_that_breaks_keeps_its_last_good_data(empty_app, populate, sample, clock):

@@ -23,6 +23,7 @@ from flask_artifact_cache.errors import (
 )
 from flask_artifact_cache.models import Artifact, Collection, CollectionArtifact, RefreshRun
 from flask_artifact_cache.refresh import store
+from flask_artifact_cache.refresh.bulk import BATCH
 from flask_artifact_cache.refresh.selection import Selection
 
 from .cached import Cache, contents, counts, differences, opened
@@ -631,7 +632,7 @@ def test_a_refresh_in_the_background_is_followed_by_its_id(make_app, sqlite_url,
 
 
 def test_how_far_a_run_is_can_be_seen_while_it_runs(make_app, sqlite_url, collection, clock):
-    total = 2 * store.BATCH + 100
+    total = 2 * BATCH + 100
     for number in range(total):
         collection.write(f"commands/c{number}.md", "C.\n")
     app = make_app(sqlite_url, {"work": collection.root}, clock=clock)
@@ -644,10 +645,10 @@ def test_how_far_a_run_is_can_be_seen_while_it_runs(make_app, sqlite_url, collec
 
     cache.refresher(progress=look).refresh(cache.order())
 
-    assert seen == [("running", done, total) for done in (store.BATCH, 2 * store.BATCH, total)]
+    assert seen == [("running", done, total) for done in (BATCH, 2 * BATCH, total)]
     seen.clear()
     cache.refresher(progress=look).refresh(cache.order(force=True))
-    assert seen[0] == ("running", store.BATCH, total)
+    assert seen[0] == ("running", BATCH, total)
     assert ask(app, "runs", 1)[0]["progress"] == {"done": total, "total": total}
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -22,24 +24,24 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from ..models import Artifact, Facet, FacetCount
-from .bulk import insert_rows
+from ..models import Artifact, Facet, FacetValue
+from .bulk import batches, insert_rows
 from .records import Record
 
 _FACET: Table = Facet.__table__  # type: ignore[assignment]
-_COUNT: Table = FacetCount.__table__  # type: ignore[assignment]
-_KEY = ("collection_id", "facet", "value", "name_key", "artifact_id")
+_VALUE: Table = FacetValue.__table__  # type: ignore[assignment]
+_KEY = ("value_id", "name_key", "artifact_id")
+_NAMES = ("collection_id", "facet", "value")
 
-Row = tuple[str, str, str, str, int, str]
 Value = tuple[str, str, str]  # collection id, facet, folded value
+Member = tuple[str, int, str | None]  # name key, artifact id, the value as written
 
 
 def add(connection: Connection, members: Sequence[str], rows: Sequence[tuple[int, Record]]) -> None:
     """Insert the facets of new artifacts, given as ``(id, record)``."""
-    # In the order of the key: neighbours go into the same pages.
-    added = sorted(_rows(members, rows))
-    insert_rows(connection, _FACET, added)
-    _move(connection, Counter(row[:3] for row in added))
+    added = _by_value(members, rows)
+    _move(connection, {value: len(found) for value, found in added.items()})
+    _insert(connection, added)
 
 
 def replace(
@@ -47,29 +49,65 @@ def replace(
 ) -> None:
     """Make the facets of known artifacts what their records say; equal ones are left alone."""
     ids = [row_id for row_id, _ in rows]
-    found = connection.execute(select(*_FACET.columns).where(Facet.artifact_id.in_(ids)))
-    before: set[Any] = {tuple(row) for row in found}
-    after = set(_rows(members, rows))
-    gone, added = sorted(before - after), sorted(after - before)
+    found = connection.execute(
+        select(*(_VALUE.c[name] for name in _NAMES), *_FACET.c)
+        .join(_VALUE, _VALUE.c.id == _FACET.c.value_id)
+        .where(_FACET.c.artifact_id.in_(ids))
+    )
+    before: dict[tuple[Value, Member], Any] = {
+        (tuple(row[:3]), tuple(row[4:])): row[3:6] for row in found
+    }
+    after = {(value, one) for value, found in _by_value(members, rows).items() for one in found}
+    gone = before.keys() - after
+    added: dict[Value, list[Member]] = {}
+    moved: Counter[Value] = Counter()
+    for value, member in after - before.keys():
+        added.setdefault(value, []).append(member)
+        moved[value] += 1
+    for value, _ in gone:
+        moved[value] -= 1
     if gone:
         connection.execute(
             delete(_FACET).where(*(_FACET.c[name] == bindparam(f"of_{name}") for name in _KEY)),
-            [{f"of_{name}": value for name, value in zip(_KEY, row, strict=False)} for row in gone],
+            [
+                {f"of_{name}": part for name, part in zip(_KEY, key, strict=True)}
+                for key in sorted(before[one] for one in gone)
+            ],
         )
-    insert_rows(connection, _FACET, added)
-    moved = Counter(row[:3] for row in added)
-    moved.subtract(row[:3] for row in gone)
     _move(connection, moved)
+    _insert(connection, added)
 
 
 def remove(connection: Connection, ids: Sequence[int]) -> None:
     """Delete the facets of artifacts."""
-    value = (Facet.collection_id, Facet.facet, Facet.value)
+    value = [_VALUE.c[name] for name in _NAMES]
     found = connection.execute(
-        select(*value, func.count()).where(Facet.artifact_id.in_(ids)).group_by(*value)
-    )
+        select(*value, func.count())
+        .join(_FACET, _FACET.c.value_id == _VALUE.c.id)
+        .where(_FACET.c.artifact_id.in_(ids))
+        .group_by(*value)
+    ).all()
+    connection.execute(delete(_FACET).where(_FACET.c.artifact_id.in_(ids)))
     _move(connection, {(row[0], row[1], row[2]): -row[3] for row in found})
-    connection.execute(delete(Facet).where(Facet.artifact_id.in_(ids)))
+
+
+def forget(connection: Connection, collection_id: str) -> None:
+    """Delete all facets of a collection."""
+    of_it = _VALUE.c.collection_id == collection_id
+    connection.execute(
+        delete(_FACET).where(_FACET.c.value_id.in_(select(_VALUE.c.id).where(of_it)))
+    )
+    connection.execute(delete(_VALUE).where(of_it))
+
+
+def having(
+    connection: Connection, collection_id: str, facet: str, values: Sequence[str]
+) -> set[int]:
+    """The ids of the members that have one of these folded values."""
+    wanted = _ids(connection, [(collection_id, facet, value) for value in values]).values()
+    return set(
+        connection.scalars(select(_FACET.c.artifact_id).where(_FACET.c.value_id.in_(wanted)))
+    )
 
 
 def gather(connection: Connection, collection_id: str, absent: ColumnElement[bool]) -> None:
@@ -77,35 +115,68 @@ def gather(connection: Connection, collection_id: str, absent: ColumnElement[boo
 
     :param absent: which artifacts, as a condition on :class:`Artifact`.
     """
-    facet = _FACET.alias("facet")
+    facet, value, same = _FACET.alias("facet"), _VALUE.alias("value"), _VALUE.alias("same")
     owned = (
-        select(
-            bindparam("target", collection_id, unique=True),
-            *(facet.c[name] for name in (*_KEY[1:], "label")),
-        )
+        select(value.c.facet, value.c.value, func.count())
+        .join(facet, facet.c.value_id == value.c.id)
         .join(Artifact, Artifact.id == facet.c.artifact_id)
-        .where(facet.c.collection_id == Artifact.collection_id, absent)
+        .where(value.c.collection_id == Artifact.collection_id, absent)
     )
-    values = owned.with_only_columns(facet.c.facet, facet.c.value, func.count())
-    found = connection.execute(values.group_by(facet.c.facet, facet.c.value))
+    found = connection.execute(owned.group_by(value.c.facet, value.c.value))
     _move(connection, {(collection_id, row[0], row[1]): row[2] for row in found})
-    connection.execute(insert(_FACET).from_select([*_KEY, "label"], owned))
+    rows = owned.with_only_columns(
+        same.c.id, facet.c.name_key, facet.c.artifact_id, facet.c.label
+    ).join(
+        same,
+        (same.c.collection_id == bindparam("target", collection_id, unique=True))
+        & (same.c.facet == value.c.facet)
+        & (same.c.value == value.c.value),
+    )
+    connection.execute(insert(_FACET).from_select([*_KEY, "label"], rows))
 
 
-def _rows(members: Sequence[str], rows: Iterable[tuple[int, Record]]) -> list[Row]:
-    return [
-        (member, facet, value, record.name_key, row_id, label)
-        for member in members
-        for row_id, record in rows
-        for facet, value, label in record.facets
-    ]
+def _by_value(
+    members: Sequence[str], rows: Iterable[tuple[int, Record]]
+) -> dict[Value, list[Member]]:
+    found: dict[Value, list[Member]] = {}
+    for row_id, record in rows:
+        for facet, value, label in record.facets:
+            one = (record.name_key, row_id, None if label == value else label)
+            for member in members:
+                found.setdefault((member, facet, value), []).append(one)
+    return found
+
+
+def _insert(connection: Connection, added: Mapping[Value, list[Member]]) -> None:
+    ids = _ids(connection, added)
+    rows: list[tuple[Any, ...]] = []
+    # In the order of the key: neighbours go into the same pages.
+    for value in sorted(added, key=ids.__getitem__):
+        rows += [(ids[value], *one) for one in sorted(added[value])]
+    insert_rows(connection, _FACET, rows)
+
+
+def _ids(connection: Connection, values: Iterable[Value]) -> dict[Value, int]:
+    """The ids of those of the values that there are."""
+    ids: dict[Value, int] = {}
+    for (collection_id, facet), some in groupby(sorted(values), key=itemgetter(0, 1)):
+        for batch in batches(value for _, _, value in some):
+            found = connection.execute(
+                select(_VALUE.c.value, _VALUE.c.id).where(
+                    _VALUE.c.collection_id == collection_id,
+                    _VALUE.c.facet == facet,
+                    _VALUE.c.value.in_(batch),
+                )
+            )
+            ids |= {(collection_id, facet, value): id_ for value, id_ in found}
+    return ids
 
 
 def _move(connection: Connection, moved: Mapping[Value, int]) -> None:
     """Change how many members have these values."""
     # In one order, so that two transactions cannot wait for each other.
     values: list[dict[str, Any]] = [
-        {"collection_id": value[0], "facet": value[1], "value": value[2], "members": by}
+        {**dict(zip(_NAMES, value, strict=True)), "members": by}
         for value, by in sorted(moved.items())
         if by
     ]
@@ -115,21 +186,21 @@ def _move(connection: Connection, moved: Mapping[Value, int]) -> None:
     fewer = [value for value in values if value["members"] < 0]
     if fewer:
         # By the whole key: a facet may have a value for every member.
-        key = [_COUNT.c[name] == bindparam(f"of_{name}") for name in _KEY[:3]]
+        key = [_VALUE.c[name] == bindparam(f"of_{name}") for name in _NAMES]
         connection.execute(
-            delete(_COUNT).where(*key, _COUNT.c.members <= 0),
-            [{f"of_{name}": value[name] for name in _KEY[:3]} for value in fewer],
+            delete(_VALUE).where(*key, _VALUE.c.members <= 0),
+            [{f"of_{name}": value[name] for name in _NAMES} for value in fewer],
         )
 
 
 def _upsert(dialect: str) -> Executable:
-    members = _COUNT.c.members
+    members = _VALUE.c.members
     if dialect in ("mysql", "mariadb"):
-        to_mysql = mysql.insert(_COUNT)
+        to_mysql = mysql.insert(_VALUE)
         return to_mysql.on_duplicate_key_update(members=members + to_mysql.inserted.members)
     insert_or = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    to_other: postgresql.Insert | sqlite.Insert = insert_or(_COUNT)
+    to_other: postgresql.Insert | sqlite.Insert = insert_or(_VALUE)
     return to_other.on_conflict_do_update(
-        index_elements=list(_COUNT.primary_key),
+        index_elements=[_VALUE.c[name] for name in _NAMES],
         set_={"members": members + to_other.excluded.members},
     )

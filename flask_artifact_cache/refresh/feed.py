@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from ..freshness import GONE, MISSING, QUARANTINED
 from ..models import Artifact, FeedState, LoggedChange
 from . import store
-from .bulk import insert_rows
+from .bulk import batches, insert_rows
 from .changes import CREATED, UPDATED, Change
 
 REMOVED, RESTORED = "removed", "restored"
@@ -118,7 +118,7 @@ def _gone(
 ) -> dict[int, Entry]:
     columns = (Artifact.id, Artifact.uid, Artifact.type, Artifact.name, Artifact.path)
     found = {}
-    for batch in store.batches(ids):
+    for batch in batches(ids):
         statement = select(*columns).where(Artifact.id.in_(batch), *only).order_by(Artifact.id)
         for row in connection.execute(statement):
             found[row.id] = Entry(kind, row.uid, f"{row.type}:{row.name}", row.path)

@@ -107,7 +107,9 @@ def record(collection_id: str, artifact: Artifact) -> Record:
         "parent": artifact.parent,
         "argument_hint": artifact.argument_hint,
     }
-    columns = {**item, "payload": as_json(item), "details": as_json(details)}
+    # From here on they are columns: what is encoded is not copied.
+    columns = item
+    columns["payload"], columns["details"] = as_json(item), as_json(details)
     del columns["id"]  # the row's own is a number
     return Record(
         uid=identity,

@@ -21,6 +21,7 @@ from ..files.walk import digest
 from ..freshness import INVALIDATED, MISSING, QUARANTINED, REFERENCED
 from ..version import VERSION
 from . import feed, runs, store
+from .bulk import batches
 from .changes import CREATED, UNCHANGED, UPDATED, Change, Plan, Stored, compare, plan
 from .guard import losses
 from .records import FIELDS, as_dict, record
@@ -348,7 +349,7 @@ class Run:
         opened: set[str] = set()
         renewed = float("-inf")
         done = 0
-        for batch in store.batches(places):
+        for batch in batches(places):
             with uncollected():
                 changes = self._compare(batch, found, chosen, looked_at_ns, is_uncertain)
                 done += len(batch)
@@ -423,8 +424,10 @@ class Run:
             artifact_id, path = change.record.artifact_id, change.record.columns["path"]
             other = change.kind == UPDATED and not VERSIONS.isdisjoint(change.fields_updated)
             report.changes.append(Changed(change.kind, artifact_id, path, other))
-        values = _VALUES(change.record.columns)
-        report.fields_populated += len(values) - values.count(None) - values.count([])
+        columns = change.record.columns
+        values = _VALUES(columns)
+        empty = (not columns["tags"]) + (columns["tools"] == [])
+        report.fields_populated += len(values) - values.count(None) - empty
         if change.record.error is not None:
             report.quarantined += 1
             report.errors.append(as_dict(change.record.error))

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from ..freshness import isoformat
 from ..models import Collection, RefreshRun
-from . import store
+from .bulk import batches
 from .lease import LEASE_MS, now_ms
 from .report import COUNTS, FAILED, NEEDS_CONFIRMATION, PARTIAL, SUCCEEDED, Report, all_errors
 from .selection import Selection
@@ -120,7 +120,7 @@ def queue(
             RefreshRun.collection_id.in_(collections), RefreshRun.started_at < now - KEPT
         )
     ).all()
-    for batch in store.batches(old):
+    for batch in batches(old):
         connection.execute(
             delete(RefreshRun).where(
                 RefreshRun.id.in_(batch), RefreshRun.collection_id.in_(collections)

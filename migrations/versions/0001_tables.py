@@ -104,6 +104,7 @@ def upgrade() -> None:
             ["artifact_cache_artifact.id"],
             name="fk_artifact_cache_member_artifact_id",
         ),
+        sqlite_with_rowid=False,
     )
     op.create_index(
         "ix_artifact_cache_member_name",
@@ -121,13 +122,27 @@ def upgrade() -> None:
         ["artifact_id"],
     )
     op.create_table(
+        "artifact_cache_facet_value",
+        sa.Column("id", BigKey, primary_key=True),
+        sa.Column("collection_id", exact(64), nullable=False),
+        sa.Column("facet", exact(8), nullable=False),
+        sa.Column("value", exact(190), nullable=False),
+        sa.Column("members", sa.Integer(), nullable=False),
+        sa.UniqueConstraint(
+            "collection_id", "facet", "value", name="uq_artifact_cache_facet_value"
+        ),
+    )
+    op.create_table(
         "artifact_cache_facet",
-        sa.Column("collection_id", exact(64), primary_key=True),
-        sa.Column("facet", exact(8), primary_key=True),
-        sa.Column("value", exact(190), primary_key=True),
+        sa.Column("value_id", BigKey, primary_key=True, autoincrement=False),
         sa.Column("name_key", exact(120), primary_key=True),
         sa.Column("artifact_id", BigKey, primary_key=True, autoincrement=False),
-        sa.Column("label", LongText, nullable=False),
+        sa.Column("label", LongText, nullable=True),
+        sa.ForeignKeyConstraint(
+            ["value_id"],
+            ["artifact_cache_facet_value.id"],
+            name="fk_artifact_cache_facet_value_id",
+        ),
         sa.ForeignKeyConstraint(
             ["artifact_id"],
             ["artifact_cache_artifact.id"],
@@ -136,14 +151,6 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_artifact_cache_facet_artifact", "artifact_cache_facet", ["artifact_id"])
-    op.create_table(
-        "artifact_cache_facet_count",
-        sa.Column("collection_id", exact(64), primary_key=True),
-        sa.Column("facet", exact(8), primary_key=True),
-        sa.Column("value", exact(190), primary_key=True),
-        sa.Column("members", sa.Integer(), nullable=False),
-        sqlite_with_rowid=False,
-    )
     op.create_table(
         "artifact_cache_search",
         sa.Column("artifact_id", BigKey, primary_key=True, autoincrement=False),
@@ -231,8 +238,8 @@ def downgrade() -> None:
         "artifact_cache_feed",
         "artifact_cache_refresh_run",
         "artifact_cache_search",
-        "artifact_cache_facet_count",
         "artifact_cache_facet",
+        "artifact_cache_facet_value",
         "artifact_cache_collection_artifact",
         "artifact_cache_artifact",
         "artifact_cache_collection",
