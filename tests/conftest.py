@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_sqlalchemy import SQLAlchemy
+from hypothesis import settings
 
 from flask_artifact_cache import ArtifactCache, ArtifactCacheService
 from flask_artifact_cache.models import Base
@@ -42,6 +43,10 @@ SERVERS = {
         "ARTIFACT_CACHE_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/test?connect_timeout=2"
     ),
 }
+
+# No test is about how fast this machine is now.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -374,7 +374,6 @@ def test_one_refresh_makes_the_rows_what_a_populate_would_make_them(engine, coll
         settings=settings(
             max_examples=int(os.environ.get("EXAMPLES", "25")),
             stateful_step_count=15,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -243,7 +243,7 @@ def operate(root, clock, kind, first, second=None):
         pass  # such a file or folder is there already, or is not there
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(OPERATIONS, max_size=8), st.lists(OPERATIONS, min_size=1, max_size=12))
 def test_whatever_happens_it_agrees_only_if_a_walk_does(tmp_path_factory, before, after):
     folder = Folder(tmp_path_factory.mktemp("glance") / "root")

@@ -230,7 +230,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(STEPS)
 def test_the_baseline_is_never_ahead_of_what_the_app_was_told(steps):
     """However edits, failures and restarts follow each other."""

@@ -113,7 +113,7 @@ def world(tmp_path):
 ways = pytest.mark.parametrize("exchange", [exchange, by_renames])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(old=content, worked=beside, linked=links, new=content, left=beside, whole=st.booleans())
 def test_content_becomes_that_of_upstream_and_all_else_stays(old, worked, linked, new, left, whole):
     new = {"SKILL.md": HEAD + "New.", **new}
@@ -370,7 +370,7 @@ def die_at(step, patch, exchange=exchange):
     return counted(exchange)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     old=content,
     worked=beside,

@@ -349,7 +349,7 @@ _MAPPINGS = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.sampled_from(["skill", "agent", "command", "plugin", "mcp"]), _MAPPINGS, st.text())
 def test_any_mapping_has_fields(type_: str, values: dict[str, object], body: str) -> None:
     fields = normalise(type_, values, fallback_name="safe", body=body.replace("\r", "\n"))
@@ -364,7 +364,6 @@ def test_any_mapping_has_fields(type_: str, values: dict[str, object], body: str
     assert all(problem.hint for problem in fields.problems)
 
 
-@settings(deadline=None)
 @given(_MAPPINGS)
 def test_normalising_what_was_normalised_changes_nothing(values: dict[str, object]) -> None:
     once = normalise("agent", values, fallback_name="safe")

@@ -491,7 +491,7 @@ _FILES = st.one_of(
         st.binary(max_size=9),
     ),
 )
-_lawful = settings(deadline=None, max_examples=400)
+_lawful = settings(max_examples=400)
 
 
 def outcome(data: bytes, parser: Parse = parse) -> FrontMatter | Problem:

@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-lawful = settings(deadline=None, max_examples=int(os.environ.get("EXAMPLES", "100")))
+lawful = settings(max_examples=int(os.environ.get("EXAMPLES", "100")))
 
 # What an entry may hold beside its name and type, each on lines of its own.
 LINES = (
