@@ -192,18 +192,17 @@ class CollectionArtifact(Base):
     __table_args__ = (
         Index("ix_artifact_cache_member_name", "collection_id", "name_key", "artifact_id"),
         Index("ix_artifact_cache_member_updated", "collection_id", "updated_at", "artifact_id"),
-        Index("ix_artifact_cache_member_artifact", "artifact_id"),
         {"sqlite_with_rowid": False},
     )
 
-    collection_id: Mapped[str] = mapped_column(
-        exact(64),
-        ForeignKey(Collection.id, name="fk_artifact_cache_member_collection_id"),
-        primary_key=True,
-    )
     artifact_id: Mapped[int] = mapped_column(
         BigKey,
         ForeignKey(Artifact.id, name="fk_artifact_cache_member_artifact_id"),
+        primary_key=True,
+    )
+    collection_id: Mapped[str] = mapped_column(
+        exact(64),
+        ForeignKey(Collection.id, name="fk_artifact_cache_member_collection_id"),
         primary_key=True,
     )
     name_key: Mapped[str] = mapped_column(exact(NAME_KEY_LENGTH))

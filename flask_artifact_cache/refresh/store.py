@@ -453,7 +453,7 @@ def _create(
     insert_rows(
         connection,
         table_of(CollectionArtifact),
-        [(member, row_id, one.name_key, now) for member in members for row_id, one in rows],
+        [(row_id, member, one.name_key, now) for row_id, one in rows for member in members],
     )
     facets.add(connection, members, rows)
     insert_rows(connection, table_of(SearchText), [(row_id, *one.search) for row_id, one in rows])

@@ -90,8 +90,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "artifact_cache_collection_artifact",
-        sa.Column("collection_id", exact(64), primary_key=True),
         sa.Column("artifact_id", BigKey, primary_key=True),
+        sa.Column("collection_id", exact(64), primary_key=True),
         sa.Column("name_key", exact(120), nullable=False),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -115,11 +115,6 @@ def upgrade() -> None:
         "ix_artifact_cache_member_updated",
         "artifact_cache_collection_artifact",
         ["collection_id", "updated_at", "artifact_id"],
-    )
-    op.create_index(
-        "ix_artifact_cache_member_artifact",
-        "artifact_cache_collection_artifact",
-        ["artifact_id"],
     )
     op.create_table(
         "artifact_cache_facet_value",
