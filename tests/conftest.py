@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_sqlalchemy import SQLAlchemy
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from flask_artifact_cache import ArtifactCache, ArtifactCacheService
 from flask_artifact_cache.models import Base
@@ -44,8 +44,13 @@ SERVERS = {
     ),
 }
 
-# No test is about how fast this machine is now.
-settings.register_profile("untimed", settings.default, deadline=None)
+# No test is about how fast this machine is now, and those that share a fixture know it.
+settings.register_profile(
+    "untimed",
+    settings.default,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("untimed")
 
 

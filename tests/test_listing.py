@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_artifact_cache import (
@@ -448,7 +448,7 @@ def test_folding_is_idempotent_and_leaves_words_alone(text):
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_no_query_is_an_error(client, text):
     response = client.get(LIST, query_string={"q": text.replace("\0", "")})
     assert response.status_code == 200

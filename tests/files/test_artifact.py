@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_artifact_cache.errors import VanishedError
@@ -800,7 +800,6 @@ FRONT_MATTER = (
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TOKENS, st.sampled_from(FRONT_MATTER), st.sampled_from((*SPECIAL, "headers")))
 def test_no_front_matter_shows_a_token(root, token: str, form: str, key: str) -> None:
     block = form.format(key=key, token=token)
@@ -837,7 +836,6 @@ PLUGIN_PARTS = (
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TOKENS, st.sampled_from(PLUGIN_PARTS))
 def test_no_plugin_shows_a_token(root, token: str, parts: dict[str, object]) -> None:
     entry = json.loads(json.dumps({"name": "p", "source": "./q", **parts}).replace("{}", token))

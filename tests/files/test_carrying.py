@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_artifact_cache import ArtifactManager
@@ -370,7 +370,7 @@ def die_at(step, patch, exchange=exchange):
     return counted(exchange)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     old=content,
     worked=beside,

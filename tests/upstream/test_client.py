@@ -220,7 +220,7 @@ def test_a_silence_lasts_as_long_although_the_clock_is_set(github, fake, time_):
     fake.repos["o/r"] = Repository({"s/SKILL.md": b"S"})
     passed = [0.0]
     event = threading.Event()
-    client = github(read_s=0.3, monotonic=lambda: passed[0]).client
+    client = github(read_s=1.0, monotonic=lambda: passed[0]).client
     fake.fail(*[slow(event)] * SILENCES)
     try:
         for step in (0, SILENT_S + 1, -7200):

@@ -594,7 +594,7 @@ def test_a_host_that_keeps_silent_is_left_alone(github, fake, time_):
         fake.repos[f"o/r{n}"] = Repository({"skills/a/SKILL.md": b"%d" % n})
     names = [f"o/r{n}/skills/a" for n in range(50)]
     event = threading.Event()
-    client = github(read_s=0.5)
+    client = github(read_s=1.0)
     fake.fail(*[slow(event)] * 99)
     try:
         found = client.check(held("0" * 40, *names))
