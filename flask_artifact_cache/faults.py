@@ -16,8 +16,7 @@ from . import cursors, freshness, queries
 from .files.problems import hint
 from .models import Artifact, Facet
 from .queries import Head
-from .refresh.records import PROBLEM, WARNING
-from .statements import value_id
+from .refresh.records import PROBLEM, WARNING, value_id
 
 WHOLE, ERROR, WARNED = range(3)
 _OF_ARTIFACT = (Artifact.id, Artifact.collection_id, Artifact.uid, Artifact.type, Artifact.name)

@@ -217,11 +217,10 @@ class FacetValue(Base):
     """
 
     __tablename__ = "artifact_cache_facet_value"
-    __table_args__ = (
-        UniqueConstraint("collection_id", "facet", "value", name="uq_artifact_cache_facet_value"),
-    )
+    __table_args__ = (Index("ix_artifact_cache_facet_value", "collection_id", "facet", "value"),)
 
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    # Made from the other three (records.value_id), so that nobody has to ask for it.
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
     collection_id: Mapped[str] = mapped_column(exact(64))
     facet: Mapped[str] = mapped_column(exact(8))
     value: Mapped[str] = mapped_column(exact(FACET_VALUE_LENGTH))  # folded and cut

@@ -20,7 +20,7 @@ from . import cursors, freshness, search, statements
 from .errors import AmbiguousIdError, Candidate, NotFoundError
 from .models import Artifact, Collection, CollectionArtifact, FacetValue, utc
 from .readers import STAMP, row_of
-from .refresh.records import DRIFT, facet_value, name_key
+from .refresh.records import DRIFT, facet_value, name_key, value_id
 from .statements import NAME, RELEVANCE, Shape
 
 # SQLite takes 500 parts of a compound select.
@@ -489,7 +489,7 @@ def count(connection: Connection, one: Head, filters: Filters, at: Moment) -> in
     if filters == Filters(filters.facets) and len(filters.facets) == 1:
         [(facet, wanted)] = filters.facets
         if len(wanted) == 1:
-            key = {"collection_id": one.id, "facet": facet, "value": wanted[0]}
+            key = {"value_id": value_id(one.id, facet, wanted[0])}
             return connection.scalar(statements.MEMBERS_WITH, key) or 0
     shape, values = _shape(connection, one, filters, at)
     return connection.scalar(statements.count(shape), values) or 0
@@ -532,8 +532,10 @@ def drifting(
     connection: Connection, one: Head, kinds: Sequence[str], uids: Sequence[str]
 ) -> dict[str, list[str]]:
     """``uid -> kinds of drift`` of some members; of ``kinds`` only."""
-    values = {"collection_id": one.id, "uids": list(uids)}
-    rows = connection.execute(statements.drifting(tuple(kinds)), values)
+    values: dict[str, Any] = {"collection_id": one.id, "uids": list(uids)}
+    for number, kind in enumerate(kinds):
+        values[f"kind_{number}"] = value_id(one.id, DRIFT, kind)
+    rows = connection.execute(statements.drifting(len(kinds)), values)
     return {
         uid: [kind for kind, has_it in zip(kinds, found, strict=True) if has_it]
         for uid, *found in rows

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Dialect,
     Executable,
@@ -37,7 +38,7 @@ from sqlalchemy.types import NullType
 
 from . import freshness, search
 from .models import Artifact, Collection, CollectionArtifact, Facet, FacetValue, UtcDateTime
-from .refresh.records import DRIFT
+from .refresh.records import value_id
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ClauseElement
@@ -138,19 +139,6 @@ def page_text(shape: Shape, dialect: Dialect) -> tuple[str, tuple[str, ...], dic
     return str(compiled), tuple(compiled.positiontup or ()), fixed
 
 
-def value_id(collection_id: Any, facet: str, value: Any) -> ColumnElement[int]:
-    """What the rows of a facet's value have in common; NULL for a value that nothing has."""
-    return (
-        select(FacetValue.id)
-        .where(
-            FacetValue.collection_id == collection_id,
-            FacetValue.facet == facet,
-            FacetValue.value == value,
-        )
-        .scalar_subquery()
-    )
-
-
 @lru_cache(maxsize=512)
 def count(shape: Shape) -> Executable:
     """How many rows a listing has."""
@@ -170,16 +158,12 @@ def _label(of: FromClause) -> ColumnElement[str]:
 
 
 _KEPT = FacetValue.__table__
-_OF_FACET = (
-    _KEPT.c.collection_id == bindparam("collection_id"),
-    _KEPT.c.facet == bindparam("facet"),
-)
 # How many members have one value.
-MEMBERS_WITH = select(_KEPT.c.members).where(*_OF_FACET, _KEPT.c.value == bindparam("value"))
+MEMBERS_WITH = select(_KEPT.c.members).where(_KEPT.c.id == bindparam("value_id"))
 # As :func:`facets`, of one facet and all members: the ``limit`` most frequent values.
 MOST_FREQUENT = (
     select(_KEPT.c.facet, _KEPT.c.value, _label(_KEPT), _KEPT.c.members)
-    .where(*_OF_FACET)
+    .where(_KEPT.c.collection_id == bindparam("collection_id"), _KEPT.c.facet == bindparam("facet"))
     .order_by(_KEPT.c.members.desc(), _KEPT.c.value)
     .limit(bindparam("limit", type_=Integer))
 )
@@ -219,8 +203,8 @@ def states(shape: Shape) -> Executable:
 
 
 @lru_cache(maxsize=64)
-def drifting(kinds: tuple[str, ...]) -> Executable:
-    """The uid of each of ``uids``, and for each kind of drift whether it has that.
+def drifting(kinds: int) -> Executable:
+    """The uid of each of ``uids``, and for each of so many kinds of drift whether it has that.
 
     Asked of each row by whole keys: in a join, all that drifts or all members would be walked.
     """
@@ -236,11 +220,11 @@ def drifting(kinds: tuple[str, ...]) -> Executable:
     )
     drifts = [
         exists().where(
-            Facet.value_id == value_id(collection_id, DRIFT, kind),
+            Facet.value_id == bindparam(f"kind_{number}", type_=BigInteger),
             Facet.name_key == name_key,
             Facet.artifact_id == Artifact.id,
         )
-        for kind in kinds
+        for number in range(kinds)
     ]
     return select(Artifact.uid, *drifts).where(Artifact.uid.in_(bindparam("uids", expanding=True)))
 
@@ -255,8 +239,9 @@ def parameters(
     """The values of the parameters that narrow a listing."""
     values: dict[str, Any] = {"collection_id": collection_id}
     for facet, wanted in facet_values:
-        values[f"{facet}_values"] = list(wanted)
-        values[f"{facet}_value"] = wanted[0]
+        ids = [value_id(collection_id, facet, value) for value in wanted]
+        values[f"{facet}_values"] = ids
+        values[f"{facet}_value"] = ids[0]
     if state_values:
         values["states"] = list(state_values)
     if words:
@@ -326,8 +311,7 @@ def _narrowed(shape: Shape) -> tuple[FromClause, list[ColumnElement[bool]]]:
     else:
         source = Facet.__table__.alias("source")
         first = source.c.value_id
-        value = bindparam(f"{shape.walked}_value", type_=String)
-        meant = value_id(collection_id, shape.walked, value)
+        meant = bindparam(f"{shape.walked}_value", type_=BigInteger)
     if shape.searched == "fts5":
         # Not by the index of all members: SQLite would ask of each of them whether it was found.
         first = literal_column(f"+source.{first.key}", first.type)
@@ -336,13 +320,7 @@ def _narrowed(shape: Shape) -> tuple[FromClause, list[ColumnElement[bool]]]:
         probe = Facet.__table__.alias(f"with_{facet}")
         conditions.append(
             exists().where(
-                probe.c.value_id.in_(
-                    select(_KEPT.c.id).where(
-                        _KEPT.c.collection_id == collection_id,
-                        _KEPT.c.facet == facet,
-                        _KEPT.c.value.in_(bindparam(f"{facet}_values", expanding=True)),
-                    )
-                ),
+                probe.c.value_id.in_(bindparam(f"{facet}_values", expanding=True)),
                 probe.c.name_key == source.c.name_key,
                 probe.c.artifact_id == source.c.artifact_id,
             )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -26,7 +25,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from ..models import Artifact, Facet, FacetValue
 from .bulk import batches, insert_rows
-from .records import Record
+from .records import Record, value_id
 
 _FACET: Table = Facet.__table__  # type: ignore[assignment]
 _VALUE: Table = FacetValue.__table__  # type: ignore[assignment]
@@ -93,21 +92,18 @@ def remove(connection: Connection, ids: Sequence[int]) -> None:
 
 def forget(connection: Connection, collection_id: str) -> None:
     """Delete all facets of a collection."""
-    of_it = _VALUE.c.collection_id == collection_id
-    connection.execute(
-        delete(_FACET).where(_FACET.c.value_id.in_(select(_VALUE.c.id).where(of_it)))
-    )
-    connection.execute(delete(_VALUE).where(of_it))
+    ids = connection.scalars(select(_VALUE.c.id).where(_VALUE.c.collection_id == collection_id))
+    for batch in batches(ids.all()):
+        connection.execute(delete(_FACET).where(_FACET.c.value_id.in_(batch)))
+        connection.execute(delete(_VALUE).where(_VALUE.c.id.in_(batch)))
 
 
 def having(
     connection: Connection, collection_id: str, facet: str, values: Sequence[str]
 ) -> set[int]:
     """The ids of the members that have one of these folded values."""
-    wanted = _ids(connection, [(collection_id, facet, value) for value in values]).values()
-    return set(
-        connection.scalars(select(_FACET.c.artifact_id).where(_FACET.c.value_id.in_(wanted)))
-    )
+    ids = [value_id(collection_id, facet, value) for value in values]
+    return set(connection.scalars(select(_FACET.c.artifact_id).where(_FACET.c.value_id.in_(ids))))
 
 
 def gather(connection: Connection, collection_id: str, absent: ColumnElement[bool]) -> None:
@@ -148,49 +144,32 @@ def _by_value(
 
 
 def _insert(connection: Connection, added: Mapping[Value, list[Member]]) -> None:
-    ids = _ids(connection, added)
     rows: list[tuple[Any, ...]] = []
     # In the order of the key: neighbours go into the same pages.
-    for value in sorted(added, key=ids.__getitem__):
-        rows += [(ids[value], *one) for one in sorted(added[value])]
+    for id_, members in sorted((value_id(*value), members) for value, members in added.items()):
+        rows += [(id_, *member) for member in sorted(members)]
     insert_rows(connection, _FACET, rows)
-
-
-def _ids(connection: Connection, values: Iterable[Value]) -> dict[Value, int]:
-    """The ids of those of the values that there are."""
-    ids: dict[Value, int] = {}
-    for (collection_id, facet), some in groupby(sorted(values), key=itemgetter(0, 1)):
-        for batch in batches(value for _, _, value in some):
-            found = connection.execute(
-                select(_VALUE.c.value, _VALUE.c.id).where(
-                    _VALUE.c.collection_id == collection_id,
-                    _VALUE.c.facet == facet,
-                    _VALUE.c.value.in_(batch),
-                )
-            )
-            ids |= {(collection_id, facet, value): id_ for value, id_ in found}
-    return ids
 
 
 def _move(connection: Connection, moved: Mapping[Value, int]) -> None:
     """Change how many members have these values."""
     # In one order, so that two transactions cannot wait for each other.
-    values: list[dict[str, Any]] = [
-        {**dict(zip(_NAMES, value, strict=True)), "members": by}
-        for value, by in sorted(moved.items())
-        if by
-    ]
+    values: list[dict[str, Any]] = sorted(
+        (
+            {"id": value_id(*value), **dict(zip(_NAMES, value, strict=True)), "members": by}
+            for value, by in moved.items()
+            if by
+        ),
+        key=itemgetter("id"),
+    )
     if not values:
         return
     connection.execute(_upsert(connection.dialect.name), values)
-    fewer = [value for value in values if value["members"] < 0]
+    fewer = [{"of_id": value["id"]} for value in values if value["members"] < 0]
     if fewer:
-        # By the whole key: a facet may have a value for every member.
-        key = [_VALUE.c[name] == bindparam(f"of_{name}") for name in _NAMES]
-        connection.execute(
-            delete(_VALUE).where(*key, _VALUE.c.members <= 0),
-            [{f"of_{name}": value[name] for name in _NAMES} for value in fewer],
-        )
+        # One by one: a facet may have a value for every member.
+        empty = delete(_VALUE).where(_VALUE.c.id == bindparam("of_id"), _VALUE.c.members <= 0)
+        connection.execute(empty, fewer)
 
 
 def _upsert(dialect: str) -> Executable:
@@ -201,6 +180,6 @@ def _upsert(dialect: str) -> Executable:
     insert_or = postgresql.insert if dialect == "postgresql" else sqlite.insert
     to_other: postgresql.Insert | sqlite.Insert = insert_or(_VALUE)
     return to_other.on_conflict_do_update(
-        index_elements=[_VALUE.c[name] for name in _NAMES],
+        index_elements=[_VALUE.c.id],
         set_={"members": members + to_other.excluded.members},
     )

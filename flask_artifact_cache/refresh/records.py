@@ -136,12 +136,21 @@ def name_key(name: str) -> str:
 
 
 def facet_value(value: str) -> str:
-    """What values of a facet are compared by: without case; long ones keep their difference."""
-    key = folded(value)
+    """What values of a facet are compared by; long ones keep their difference.
+
+    Without case, and without blanks around it, which only MariaDB would ignore.
+    """
+    key = folded(value).strip()
     if len(key) <= FACET_VALUE_LENGTH:
         return key
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return f"{key[: FACET_VALUE_LENGTH - 17]}~{digest}"
+
+
+def value_id(collection_id: str, facet: str, value: str) -> int:
+    """What a folded value of a facet is stored under: 63 bits, the same everywhere, as a uid is."""
+    text = f"{collection_id}\0{facet}\0{value}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def folded(value: str) -> str:
@@ -175,9 +184,9 @@ def as_json(value: object) -> bytes:
 
 def _facets(columns: Mapping[str, Any], drift: Any) -> tuple[tuple[str, str, str], ...]:
     found = [
-        (facet, facet_value(value), value)
+        (facet, key, value)
         for facet in ("type", "author", "license", "origin")
-        if (value := columns[facet])
+        if (value := columns[facet]) and (key := facet_value(value))
     ]
     # No facet to choose by, but so that the files with warnings are one range of an index. Each
     # further warning has a value of its own, so that the kept counts add up to all of them.
@@ -186,6 +195,6 @@ def _facets(columns: Mapping[str, Any], drift: Any) -> tuple[tuple[str, str, str
         found.append((PROBLEM, value, value))
     found += [(DRIFT, kind, kind) for kind in drift]
     # Two tags that differ in case alone are one value.
-    tags = {facet_value(tag): tag for tag in reversed(columns["tags"])}
+    tags = {key: tag for tag in reversed(columns["tags"]) if (key := facet_value(tag))}
     found += [("tag", value, label) for value, label in tags.items()]
     return tuple(found)

@@ -118,14 +118,16 @@ def upgrade() -> None:
     )
     op.create_table(
         "artifact_cache_facet_value",
-        sa.Column("id", BigKey, primary_key=True),
+        sa.Column("id", BigKey, primary_key=True, autoincrement=False),
         sa.Column("collection_id", exact(64), nullable=False),
         sa.Column("facet", exact(8), nullable=False),
         sa.Column("value", exact(190), nullable=False),
         sa.Column("members", sa.Integer(), nullable=False),
-        sa.UniqueConstraint(
-            "collection_id", "facet", "value", name="uq_artifact_cache_facet_value"
-        ),
+    )
+    op.create_index(
+        "ix_artifact_cache_facet_value",
+        "artifact_cache_facet_value",
+        ["collection_id", "facet", "value"],
     )
     op.create_table(
         "artifact_cache_facet",
