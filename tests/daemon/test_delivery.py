@@ -88,20 +88,20 @@ def test_silence_and_an_answer_that_drips_end(server, api):
         handler.send_response(200)
         handler.send_header("Content-Length", "1000")
         handler.end_headers()
-        for _ in range(30):
+        for _ in range(400):
             handler.wfile.write(b" ")
             time.sleep(0.05)
         handler.close_connection = True
 
     def silent(handler):
-        time.sleep(0.6)
+        handler.connection.recv(1)  # until who asks has gone
         handler.close_connection = True
 
     for act in (drip, silent):
         started = time.monotonic()
         with pytest.raises(UnreachableError):
             api(server(act).url, timeout_s=0.3).refresh(BODY)
-        assert time.monotonic() - started < 1.2
+        assert time.monotonic() - started < 5
 
 
 def test_an_endless_answer_is_not_kept(server, api, monkeypatch):
