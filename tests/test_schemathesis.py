@@ -15,6 +15,8 @@ pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
 API = "/api/v1/user-collections"
 TOKEN = "a-token-for-schemathesis"
+# Of each operation, in each phase.
+EXAMPLES = os.environ.get("ARTIFACT_CACHE_TEST_EXAMPLES", "5")
 
 # What is right may be known already; what is wrong may be too long to look at. A cursor that was
 # made up is refused, and no schema can tell one from a real one; so is the confirmation of a
@@ -68,7 +70,7 @@ def test_every_answer_is_as_documented(served, tmp_path):
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     options = {
         "--seed": "20260301",
-        "--max-examples": "10",
+        "--max-examples": EXAMPLES,
         "--mode": "all",
         "--checks": "all",
         "--header": f"Authorization: Bearer {TOKEN}",

@@ -10,6 +10,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -147,6 +148,7 @@ def facet_value(value: str) -> str:
     return f"{key[: FACET_VALUE_LENGTH - 17]}~{digest}"
 
 
+@lru_cache(maxsize=4096)
 def value_id(collection_id: str, facet: str, value: str) -> int:
     """What a folded value of a facet is stored under: 63 bits, the same everywhere, as a uid is."""
     text = f"{collection_id}\0{facet}\0{value}".encode()

@@ -425,8 +425,13 @@ def _create(
         return
     # To bind nothing to a column costs as much as to bind something, and many columns are empty in
     # all of most collections.
+    found = zip(
+        *map(itemgetter(*_NULLABLE), (change.record.columns for change in changes)), strict=True
+    )
     empty = {
-        name for name in _NULLABLE if all(change.record.columns[name] is None for change in changes)
+        name
+        for name, values in zip(_NULLABLE, found, strict=True)
+        if values.count(None) == len(changes)
     }
     fields = [name for name in _FIELDS if name not in empty]
     values = itemgetter(*fields)
