@@ -101,7 +101,7 @@ def test_silence_and_an_answer_that_drips_end(server, api):
         started = time.monotonic()
         with pytest.raises(UnreachableError):
             api(server(act).url, timeout_s=0.3).refresh(BODY)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 1.2
 
 
 def test_an_endless_answer_is_not_kept(server, api, monkeypatch):

@@ -19,7 +19,6 @@ TOKEN = "a-token-for-tests-0123456789"
 PREFIX = "/api/v1/user-collections"
 # The whole proof is two hundred.
 EDITS = int(os.environ.get("ARTIFACT_CACHE_TEST_EDITS", "30"))
-PROOF = 200  # of them
 INTERVAL_S, SETTLE_S = 0.2, 0.1
 QUICK = ("--interval", INTERVAL_S, "--settle", SETTLE_S)
 
@@ -162,12 +161,8 @@ def test_an_edit_is_served_about_one_interval_later(watched, folder, eventually)
         eventually(lambda n=number: watched.listed().get("pdf") == f"Edit {n}.", 10)
         took_s.append(time.monotonic() - started)
 
-    took_s.sort()
-    late_s = INTERVAL_S + SETTLE_S + 0.5
-    assert took_s[len(took_s) // 2] <= late_s, took_s
-    # The whole proof has the machine to itself; here, other tests may stop the daemon for a moment.
-    worst = took_s[-(-len(took_s) * 99 // 100) - 1]
-    assert worst <= late_s + (0 if EDITS >= PROOF else 3), took_s[-5:]
+    worst = sorted(took_s)[-(-len(took_s) * 99 // 100) - 1]
+    assert worst <= INTERVAL_S + SETTLE_S + 0.5, sorted(took_s)[-5:]
 
 
 def test_five_thousand_edits_in_ten_seconds_are_at_most_three_refreshes(
