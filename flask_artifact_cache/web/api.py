@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +11,7 @@ from flask import Blueprint, Response, current_app, request
 from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import MethodNotAllowed, NotFound, default_exceptions
-from werkzeug.routing import Map, PathConverter, Rule
+from werkzeug.routing import Map, MapAdapter, PathConverter, Rule
 
 from ..bodies import Body, etag
 from ..metrics import CONTENT_TYPE, State, exposition
@@ -228,13 +228,6 @@ ROUTES = (
     Route(rule="/openapi.json", view=openapi_document, answer=None, permission=None),
 )
 
-# What the catch-all asks about methods; the application's own map would count the catch-all in.
-_RULES = Map(
-    [Rule(route.rule, methods=[route.method]) for route in ROUTES],
-    merge_slashes=False,
-    converters={"artifact_cache_rest": Rest},
-).bind("")
-
 
 @lru_cache(maxsize=16)
 def _document(address: str) -> Body:
@@ -269,20 +262,40 @@ def blueprint(prefix: str, guard: Guard) -> Blueprint:
             strict_slashes=False,
             provide_automatic_options=False,
         )
-    own_everything(bp, nothing_here, problems.respond)
+    own_everything(bp, [(route.rule, route.method) for route in ROUTES], problems.respond)
     return bp
 
 
 def own_everything(
     bp: Blueprint,
-    nothing_here: Callable[..., ResponseReturnValue],
+    rules: Sequence[tuple[str, str]],
     respond: Callable[[Exception], ResponseReturnValue],
 ) -> None:
     """Keep every answer below a blueprint's prefix its own.
 
-    :param nothing_here: answers what no route takes.
+    :param rules: what the blueprint answers, with which method.
     :param respond: answers an error.
     """
+
+    @cache
+    def known() -> MapAdapter:
+        """What is asked about methods; the application's own map would count the catch-all in."""
+        return Map(
+            [Rule(rule, methods=[method]) for rule, method in rules],
+            merge_slashes=False,
+            converters={"artifact_cache_rest": Rest},
+        ).bind("")
+
+    def nothing_here(rest: str = "") -> ResponseReturnValue:
+        """Whatever no route takes: an unknown path, or a known one with a wrong method."""
+        allowed = known().allowed_methods("/" + rest.rstrip("/"))
+        if not allowed:
+            raise NotFound("There is nothing at this address.")
+        allow = sorted({*allowed, "OPTIONS"})
+        if request.method == "OPTIONS":
+            return Response(headers={"Allow": ", ".join(allow)})
+        raise MethodNotAllowed(allow, f"This address answers to {', '.join(allow)}.")
+
     for rule in ("/", "/<artifact_cache_rest:rest>"):
         bp.add_url_rule(
             rule,
@@ -320,18 +333,6 @@ def _guarded(route: Route, guard: Guard) -> Callable[..., ResponseReturnValue]:
         return route.view(guard.admit(permission, route.limit, load))
 
     return change
-
-
-def nothing_here(rest: str = "") -> ResponseReturnValue:
-    """Whatever no route takes: an unknown path, or a known one with a wrong method."""
-    path = "/" + rest.rstrip("/")
-    allowed = _RULES.allowed_methods(path)
-    if not allowed:
-        raise NotFound("There is nothing at this address.")
-    allow = sorted({*allowed, "OPTIONS"})
-    if request.method == "OPTIONS":
-        return Response(headers={"Allow": ", ".join(allow)})
-    raise MethodNotAllowed(allow, f"This address answers to {', '.join(allow)}.")
 
 
 def _service() -> ArtifactCacheService:

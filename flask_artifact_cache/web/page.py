@@ -24,8 +24,7 @@ from flask.typing import ResponseReturnValue
 from jinja2 import Environment
 from markupsafe import Markup
 from sqlalchemy import Connection
-from werkzeug.exceptions import MethodNotAllowed, NotFound
-from werkzeug.routing import Map, Rule
+from werkzeug.exceptions import NotFound
 
 from .. import freshness, notices, queries
 from ..bodies import Body
@@ -199,17 +198,6 @@ def static(name: str) -> ResponseReturnValue:
     return response.make_conditional(request)
 
 
-def nothing_here(rest: str = "") -> ResponseReturnValue:
-    """Whatever no view takes: an unknown address, or a known one with a wrong method."""
-    allowed = _RULES.allowed_methods("/" + rest.rstrip("/"))
-    if not allowed:
-        raise NotFound("There is nothing at this address.")
-    allow = sorted({*allowed, "OPTIONS"})
-    if request.method == "OPTIONS":
-        return Response(headers={"Allow": ", ".join(allow)})
-    raise MethodNotAllowed(allow, f"This address answers to {', '.join(allow)}.")
-
-
 def failed(error: Exception) -> Response:
     """Any error as a page; what the server should keep to itself stays in its log."""
     answer = problems.respond(error)
@@ -247,11 +235,6 @@ RULES: tuple[tuple[str, Callable[..., ResponseReturnValue], str], ...] = (
     # No collection is called so.
     ("/-/<name>", static, "GET"),
 )
-_RULES = Map(
-    [Rule(rule, methods=[method]) for rule, _, method in RULES],
-    merge_slashes=False,
-    converters={"artifact_cache_rest": Rest},
-).bind("")
 # Neither belongs to a collection that somebody may or may not read.
 _OPEN = (collections, static, refresh)
 
@@ -273,7 +256,7 @@ def blueprint(prefix: str, guard: Guard) -> Blueprint:
             strict_slashes=False,
             provide_automatic_options=False,
         )
-    own_everything(bp, nothing_here, failed)
+    own_everything(bp, [(rule, method) for rule, _, method in RULES], failed)
     bp.after_request(_protect)
     return bp
 
