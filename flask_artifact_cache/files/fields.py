@@ -116,16 +116,18 @@ class _Source:
     def text(self, key: str) -> str | None:
         """Read what should be text; None where it is missing, empty or no scalar."""
         value = self.values.get(key)
-        return self.as_text(*self.first(key) if value is None else (key, value))
+        if value is None:
+            _, value = self.first(key)
+        return self.as_text(key, value)
 
     def as_text(self, key: str, value: object) -> str | None:
         """Read ``value`` as :meth:`text` does."""
         if value is None:
             return None
-        text = _scalar(value)
-        if text is None or not isinstance(value, str):
-            self.wrong_type(key)
-        return text or None
+        if isinstance(value, str):
+            return _printable(value) or None
+        self.wrong_type(key)
+        return _scalar(value)
 
     def wrong_type(self, key: str) -> None:
         self.warn("W_TYPE", f"the value of '{key}' is not of the usual kind")
@@ -161,8 +163,7 @@ _folded_key = lru_cache(maxsize=1024)(_fold)
 def _scalar(value: object) -> str | None:
     """Write a scalar of YAML, JSON or TOML as text; None for anything else."""
     if isinstance(value, str):
-        value = value.strip()
-        return value if value.isprintable() else cleaned(value).strip()
+        return _printable(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= _INT_BITS):
@@ -170,6 +171,11 @@ def _scalar(value: object) -> str | None:
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     return None
+
+
+def _printable(text: str) -> str:
+    text = text.strip()
+    return text if text.isprintable() else cleaned(text).strip()
 
 
 def _name(type_: str, source: _Source, fallback: str) -> str:

@@ -144,11 +144,18 @@ def _by_value(
 
 
 def _insert(connection: Connection, added: Mapping[Value, list[Member]]) -> None:
-    rows: list[tuple[Any, ...]] = []
+    bare: list[tuple[Any, ...]] = []
+    labelled: list[tuple[Any, ...]] = []
     # In the order of the key: neighbours go into the same pages.
     for id_, members in sorted((value_id(*value), members) for value, members in added.items()):
-        rows += [(id_, *member) for member in sorted(members)]
-    insert_rows(connection, _FACET, rows)
+        for name_key, artifact_id, label in sorted(members):
+            if label is None:
+                bare.append((id_, name_key, artifact_id))
+            else:
+                labelled.append((id_, name_key, artifact_id, label))
+    # To bind nothing costs a driver as much as to bind something.
+    insert_rows(connection, _FACET, bare, _KEY)
+    insert_rows(connection, _FACET, labelled)
 
 
 def _move(connection: Connection, moved: Mapping[Value, int]) -> None:
