@@ -555,6 +555,17 @@ def test_the_short_cuts_give_the_same_result(data: bytes) -> None:
     assert outcome(data) == outcome(data, parse_in_python)
 
 
+@_lawful
+@given(_FILES)
+@example(b"name: a\n\n# Heading\n\nText.\n---\nBody.\n")
+def test_a_blank_behind_the_opening_line_changes_nothing(rest: bytes) -> None:
+    # It leads past the short cut for usual blocks.
+    plain, blank = outcome(b"---\n" + rest), outcome(b"--- \n" + rest)
+    if isinstance(blank, FrontMatter) and blank.body.startswith("--- \n"):
+        blank = blank._replace(body=blank.body.replace(" ", "", 1))  # it opened nothing
+    assert plain == blank
+
+
 @pytest.mark.skipif(CParser is None, reason="ruamel.yaml's C parser is not installed")
 @_lawful
 @given(_FILES)
