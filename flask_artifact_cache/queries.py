@@ -227,8 +227,7 @@ def _begin(connection: Connection) -> bool:
 
 def has_moved(connection: Connection, one: Head) -> bool:
     """Whether a collection was written to since it was looked at."""
-    row = row_of(connection.connection, connection.dialect, STAMP, one.id)
-    return row is None or row[0] != one.stamp
+    return connection.scalar(STAMP, {"collection_id": one.id}) != one.stamp
 
 
 def moment(

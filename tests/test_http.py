@@ -12,6 +12,8 @@ import pytest
 import sqlalchemy as sa
 from flask import abort
 
+from .conftest import temporary_database
+
 API = "/api/v1/user-collections"
 LIST = f"{API}/work/artifacts"
 
@@ -252,3 +254,38 @@ def test_a_database_that_fails_in_the_midst_of_an_answer_is_said_to_be(app, clie
 
     assert interrupted
     assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("database", "whoami", "kill"),
+    [
+        ("postgresql", "SELECT pg_backend_pid()", "SELECT pg_terminate_backend({}, 5000)"),
+        ("mariadb", "SELECT CONNECTION_ID()", "KILL {}"),
+    ],
+)
+def test_a_connection_that_is_lost_in_the_midst_of_an_answer_is_said_to_be(
+    database, whoami, kill, make_app, sample, populate
+):
+    """Where a page takes several statements, the last one asks whether its collection has moved."""
+    with temporary_database(database) as url:
+        app = make_app(url, {"work": sample.root})
+        populate(app)
+        with app.app_context():
+            engine = app.extensions["sqlalchemy"].engine
+        killed = []
+
+        @sa.event.listens_for(engine, "after_cursor_execute")
+        def lose(connection, _, statement, *__):
+            if "payload" in statement and not killed:
+                cursor = connection.connection.cursor()
+                cursor.execute(whoami)
+                killed.append(cursor.fetchone()[0])
+                with sa.create_engine(url, poolclass=sa.NullPool).begin() as another:
+                    another.exec_driver_sql(kill.format(killed[0]))
+
+        lost = app.test_client().get(f"{LIST}?sort=-updated_at")
+        again = app.test_client().get(f"{LIST}?sort=-updated_at")
+
+    assert killed
+    assert (lost.status_code, lost.json["code"]) == (503, "database_unavailable")
+    assert again.status_code == 200
