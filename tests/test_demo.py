@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -18,8 +19,12 @@ import pytest
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "app.py"
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_the_demo_serves_the_sample_until_it_is_interrupted(tmp_path, end):
+# What a terminal and tox send, and in which order.
+ENDS = [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT, signal.SIGTERM]]
+
+
+@pytest.mark.parametrize("ends", ENDS, ids=str)
+def test_the_demo_serves_the_sample_until_it_is_interrupted(tmp_path, ends):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, str(DEMO), "--port", "0"],
@@ -40,8 +45,14 @@ def test_the_demo_serves_the_sample_until_it_is_interrupted(tmp_path, end):
         with urllib.request.urlopen(urljoin(address, "/")) as response:
             assert response.url == address
             shown = response.read().decode()
-        demo.send_signal(end)
-        assert demo.wait(20) == 0
+        for end in ends:
+            demo.send_signal(end)
+        for _ in range(1000):
+            with suppress(subprocess.TimeoutExpired):
+                demo.wait(0.02)
+                break
+            demo.send_signal(ends[-1])
+        assert demo.returncode == 0
 
     assert page["page_info"]["total_count"] == 7
     assert "7 artifacts" in shown
@@ -77,14 +88,25 @@ def test_an_edit_shows_up_by_itself(tmp_path):
     assert item["description"] == "As it is."
 
 
-def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
+def refused(collection, *run_by):
+    """What the demo says of a folder that it cannot show."""
     done = subprocess.run(
-        [sys.executable, str(DEMO), "--collection", str(tmp_path / "nope")],
+        [*run_by, sys.executable, str(DEMO), "--port", "0", "--collection", str(collection)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,
     )
-
     assert done.returncode == 2
-    assert "there is no folder" in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
+    assert "there is no folder" in refused(tmp_path / "nope")
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path, bound_by_permissions):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0)
+
+    assert "cannot be read: Permission denied" in refused(folder, *bound_by_permissions)

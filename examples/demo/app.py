@@ -6,6 +6,7 @@ python examples/demo/app.py [--collection PATH] [--port 8000]
 from __future__ import annotations
 
 import argparse
+import logging
 import secrets
 import signal
 import socket
@@ -23,6 +24,7 @@ from werkzeug import Response
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from flask_artifact_cache import ArtifactCache, database
+from flask_artifact_cache.errors import ArtifactCacheError
 
 SAMPLE = Path(__file__).parent / "collection"
 
@@ -89,17 +91,23 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="default: 8000, or any free one")
     arguments = parser.parse_args()
     collection = arguments.collection.expanduser()
+    # What it would say of a refresh is said below, or on the page.
+    logging.getLogger("flask_artifact_cache.refreshes").addHandler(logging.NullHandler())
     if not collection.is_dir():
         parser.error(f"there is no folder '{collection}'")
 
     with tempfile.TemporaryDirectory() as folder:
         token = secrets.token_urlsafe()
         app, cache = create_app(collection, Path(folder), token)
-        with app.app_context():
-            report = cache.service.populate("default")
+        try:
+            with app.app_context():
+                report = cache.service.populate("default")
+        except ArtifactCacheError as error:
+            parser.error(f"{error} ({collection})")
         port = arguments.port if _is_free(arguments.port) else 0
         server = make_server("127.0.0.1", port, app, threaded=True, request_handler=QuietHandler)
         host = f"http://127.0.0.1:{server.port}"
+        wrong = f" (errors: {len(report.errors)}, see {host}/collection/default/problems)"
         base = f"{host}/api/v1/user-collections"
         print(
             f"Page:     {host}/collection/default\n"
@@ -107,13 +115,15 @@ def main() -> None:
             f"Search:   {base}/default/artifacts?q=review\n"
             f"Facets:   {base}/default/facets\n\n"
             f"Read {report.created} artifacts in {report.duration_seconds:.2f} s"
-            f" ({report.quarantined} unreadable) from {collection}.\n"
+            f" from {collection}{wrong if report.errors else ''}.\n"
             "The daemon watches that folder: edit a file, and the listing shows it."
         )
 
         def stop(*_: object) -> None:
-            # A terminal and tox both send one; the second would kill what the first has ended.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # A terminal and tox each send one, and tox another kind soon; all but the first would
+            # kill what is ending.
+            for one in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(one, signal.SIG_IGN)
             raise SystemExit(0)
 
         signal.signal(signal.SIGINT, stop)

@@ -95,17 +95,6 @@ def test_a_disk_that_goes_and_comes_back_changes_no_row(watched, folder, eventua
     eventually(lambda: watched.listed() == {"pdf": "Back.", "csv": "Tables."}, 5)
 
 
-@pytest.fixture
-def bound_by_permissions():
-    """What runs a command so that it is, even by root."""
-    if os.geteuid():
-        return ()
-    if shutil.which("setpriv") is None:
-        pytest.skip("root can read everything")
-    lost = "-dac_override,-dac_read_search"
-    return ("setpriv", f"--inh-caps={lost}", f"--bounding-set={lost}")
-
-
 @pytest.mark.parametrize(
     ("how", "said"),
     [
