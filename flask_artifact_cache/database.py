@@ -31,6 +31,7 @@ from sqlalchemy import (
     String,
     Table,
     event,
+    inspect,
     text,
 )
 from sqlalchemy.dialects import mysql
@@ -52,6 +53,12 @@ VERSION = Table(
     PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
 )
 UPGRADE = "Run 'flask artifact-cache db upgrade'."
+NEWER = "A newer flask-artifact-cache has made them: install that one, or a later one."
+# The files hold all that the tables do.
+ANEW = (
+    "To make them anew from the files, run 'flask artifact-cache db downgrade base', 'db upgrade'"
+    " and 'populate'."
+)
 
 # What databases call a missing table or column: SQLSTATE of PostgreSQL and MySQL, and the
 # numbers of MySQL. Their words depend on the language of the server.
@@ -102,6 +109,26 @@ def current(connection: Connection) -> str | None:
     return context.get_current_revision()
 
 
+def advice(revision: str | None) -> str:
+    """What to do where the tables are at a revision, and not what this version expects."""
+    if revision == newest():
+        return ANEW
+    if revision is None or revision in _revisions():
+        return UPGRADE
+    return NEWER
+
+
+@lru_cache(maxsize=1)
+def _revisions() -> frozenset[str]:
+    script = ScriptDirectory.from_config(alembic_config())
+    return frozenset(one.revision for one in script.walk_revisions())
+
+
+def missing(connection: Connection) -> list[str]:
+    """Those of our tables that are not in the database, by name."""
+    return sorted(Base.metadata.tables.keys() - set(inspect(connection).get_table_names()))
+
+
 @contextmanager
 def migrating(engine: Engine, wait_s: int = 60) -> Iterator[Connection]:
     """A transaction that changes our tables, while every other process that would waits.
@@ -123,15 +150,26 @@ def schema_error(error: SQLAlchemyError) -> SchemaError | None:
     said = error.orig.args[0] if error.orig and error.orig.args else None
     code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or said
     if code in _MISSING or (isinstance(said, str) and _MISSING_IN_SQLITE.search(said)):
-        return SchemaError(f"The tables of the artifact cache are not there yet. {_remedy()}")
+        return SchemaError(_what_is_missing())
     return None
 
 
-def _remedy() -> str:
+def _what_is_missing() -> str:
+    absent = "The tables of the artifact cache are not there yet."
     mounted = current_app.extensions.get("artifact_cache") if has_app_context() else None
-    if mounted is not None and mounted.settings.migrations == "host":
-        return "Run 'flask db migrate' and 'flask db upgrade'."
-    return UPGRADE
+    if mounted is None:
+        return f"{absent} {UPGRADE}"
+    if mounted.settings.migrations == "host":
+        return f"{absent} Run 'flask db migrate' and 'flask db upgrade'."
+    try:
+        with engine_of(mounted.db).connect() as connection:
+            found = current(connection)
+    except SQLAlchemyError:
+        found = None
+    does = advice(found)
+    if does == UPGRADE:
+        return f"{absent} {does}"
+    return f"The tables of the artifact cache are at {found}, but not what this needs. {does}"
 
 
 def _lock(connection: Connection) -> None:

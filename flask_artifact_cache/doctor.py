@@ -15,7 +15,7 @@ from flask import Flask
 from sqlalchemy import URL, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from .database import UPGRADE, current, engine_of, newest
+from .database import ANEW, UPGRADE, advice, current, engine_of, missing, newest
 from .errors import ConfigurationError
 from .files.problems import hint
 from .files.staging import left_over
@@ -65,6 +65,7 @@ class Facts:
     :ivar has_celery: whether the app has a Celery in its extensions.
     :ivar revision: of the tables; None: there are none, or they are the host's to look after.
     :ivar wanted: the revision of this version; None: the tables are the host's to look after.
+    :ivar missing: the names of those of our tables that are not there.
     :ivar journal_mode: of SQLite; None: it is another database.
     :ivar file_system: of SQLite's file, as the system calls it; None: unknown.
     :ivar stats: None, and so are the rest, where the database does not tell.
@@ -85,6 +86,7 @@ class Facts:
     wanted: str | None
     journal_mode: str | None
     file_system: str | None
+    missing: Sequence[str] = ()
     left: Mapping[str, Sequence[str]] = field(default_factory=dict)
     has_celery: bool = False
     stats: Stats | None = None
@@ -143,7 +145,10 @@ def _database(facts: Facts) -> Found:
     elif facts.wanted is not None and facts.revision is None:
         yield ERROR, f"The tables are missing. {UPGRADE}"
     elif facts.wanted is not None and facts.revision != facts.wanted:
-        yield ERROR, f"The tables are at {facts.revision}, not at {facts.wanted}. {UPGRADE}"
+        does = advice(facts.revision)
+        yield ERROR, f"The tables are at {facts.revision}, not at {facts.wanted}. {does}"
+    elif facts.wanted is not None and facts.missing:
+        yield ERROR, f"These tables are missing: {', '.join(facts.missing)}. {ANEW}"
     elif facts.wanted is None and facts.stats is None:
         yield ERROR, "The tables are missing. Run 'flask db migrate' and 'flask db upgrade'."
 
@@ -431,6 +436,7 @@ def gather(
             found["answers"] = True
             if settings.migrations != "host":
                 found["revision"] = current(connection)
+            found["missing"] = missing(connection)
             now = now_ms(connection)
             database_ms = connection.scalar(select(now))
             found["leases_ms"] = {

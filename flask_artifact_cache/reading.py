@@ -15,7 +15,7 @@ from sqlalchemy.pool import StaticPool
 
 from . import faults, feed, freshness, queries
 from .bodies import Bodies, Body, etag
-from .database import UPGRADE, current, engine_of, newest, schema_error
+from .database import advice, current, engine_of, newest, schema_error
 from .errors import (
     AmbiguousIdError,
     Candidate,
@@ -181,7 +181,7 @@ class Reading:
                 raise NotReadyError([("tables", str(missing))]) from error
             raise NotReadyError([("database", "the database does not answer")]) from error
         if self.settings.migrations != "host" and at != newest():
-            message = f"the tables are at {at or 'no revision'}, not at {newest()}. {UPGRADE}"
+            message = f"the tables are at {at or 'no revision'}, not at {newest()}. {advice(at)}"
             raise NotReadyError([("tables", message)])
         read = sum(1 for one in heads if one.revision)
         if not read:

@@ -325,6 +325,15 @@ def test_a_database_that_is_down_and_one_without_tables_are_told_apart(make_app,
     assert "tables are missing" in findings(gather(bare))["database"][1]
 
 
+def test_tables_that_are_not_what_they_should_be_have_their_advice():
+    def advice(**changes):
+        return findings(replace(WELL, **changes))["database"][1]
+
+    assert "Run 'flask artifact-cache db upgrade'" in advice(revision=None)
+    assert "install that one" in advice(revision="0099")
+    assert "missing: artifact_cache_facet. To make" in advice(missing=["artifact_cache_facet"])
+
+
 def test_where_limits_are_counted_is_asked_of_the_limiter(make_app, tmp_path):
     def limiter_of(**options):
         number = len(list(tmp_path.iterdir()))

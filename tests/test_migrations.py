@@ -19,7 +19,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 import flask_artifact_cache
 from flask_artifact_cache import ArtifactCache, database
-from flask_artifact_cache.models import TABLE_PREFIX, Artifact, Base
+from flask_artifact_cache.doctor import examine, gather
+from flask_artifact_cache.models import TABLE_PREFIX, Artifact, Base, Facet
 
 from .cached import hurry
 
@@ -272,7 +273,42 @@ def test_a_difference_to_the_models_is_found(make_host):
     host.upgrade_ours()
     host.execute("ALTER TABLE artifact_cache_refresh_run ADD COLUMN surplus INTEGER")
 
-    assert "surplus" in host.flask("artifact-cache", "db", "check", exit_code=1)
+    said = host.flask("artifact-cache", "db", "check", exit_code=2)
+    assert "not as it made them: remove_column artifact_cache_refresh_run surplus. To make" in said
+
+
+def test_a_table_that_was_dropped_is_made_anew(make_host):
+    host = make_host()
+    host.upgrade_ours()
+    host.execute("DROP TABLE artifact_cache_facet")
+
+    for command in ("upgrade", "check"):
+        said = host.flask("artifact-cache", "db", command, exit_code=2)
+        assert "at 0001, but these are missing: artifact_cache_facet. To make them anew" in said
+    with host.app.app_context():
+        [finding] = [one for one in examine(gather(host.app)) if one.check == "database"]
+        with pytest.raises(sa.exc.DBAPIError) as caught, host.db.engine.connect() as connection:
+            connection.execute(sa.select(Facet.label))
+        told = str(database.schema_error(caught.value))
+    assert finding.message.startswith("These tables are missing: artifact_cache_facet. To make")
+    assert "at 0001, but not what this needs. To make them anew" in told
+
+    host.flask("artifact-cache", "db", "downgrade", "base")
+    assert host.ours() == set()
+    host.upgrade_ours()
+    host.flask("artifact-cache", "db", "check")
+
+
+def test_tables_of_a_later_version_are_said_to_be(make_host):
+    host = make_host()
+    host.upgrade_ours()
+    host.execute("UPDATE artifact_cache_alembic_version SET version_num = '0099'")
+
+    for command in (["upgrade"], ["check"], ["downgrade", "base"]):
+        said = host.flask("artifact-cache", "db", *command, exit_code=2)
+        assert "at 0099" in said
+        assert "install that one" in said
+    assert "at 0099" in host.flask("artifact-cache", "db", "current")
 
 
 @transactional
@@ -924,7 +960,11 @@ def test_a_missing_column_is_a_missing_upgrade_too(make_host, sample, populate):
     host.upgrade_ours()
     populate(host.app)
     host.execute("ALTER TABLE artifact_cache_collection DROP COLUMN gathers")
+    # Something else than a migration has done that.
+    said = host.app.test_client().get(LIST).json["detail"]
+    assert "at 0001, but not what this needs. To make them anew" in said
 
+    host.execute("DELETE FROM artifact_cache_alembic_version")
     assert host.app.test_client().get(LIST).json["detail"] == SENTENCE
 
 

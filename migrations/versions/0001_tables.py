@@ -241,4 +241,5 @@ def downgrade() -> None:
         "artifact_cache_artifact",
         "artifact_cache_collection",
     ):
-        op.drop_table(table)
+        # One may be missing; then this is how to get it back.
+        op.execute(f"DROP TABLE IF EXISTS {table}")
