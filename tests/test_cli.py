@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,8 +68,9 @@ def test_the_log_is_not_between_what_a_command_says(run, sample, monkeypatch):
 
     result = run("populate")
 
-    [line] = result.stderr.splitlines()
+    line, mend = result.stderr.splitlines()
     assert line.strip().startswith("skills/bad/SKILL.md:2")
+    assert mend.strip().startswith("Write the front matter as 'key: value' lines")
     told = []
     handler = logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())
@@ -84,7 +86,25 @@ def test_a_missing_root_is_one_sentence(run, sample):
     result = run("populate")
 
     assert result.exit_code == 1
-    assert result.stderr == f"work: The collection's folder does not exist. ({sample.root})\n"
+    said = "The collection's folder does not exist; mount it, or mend its path."
+    assert result.stderr == f"work: {said} ({sample.root})\n"
+
+
+@pytest.mark.parametrize("command", ["list", "populate", "status", "db upgrade", "db check"])
+def test_a_database_that_cannot_be_used_is_one_sentence(make_app, sample, tmp_path, command):
+    (tmp_path / "no.db").write_text("This is a letter, and no database at all. " * 100)
+    for path in ("no.db", "nowhere/host.db"):
+        app = make_app(f"sqlite:///{tmp_path / path}", {"work": sample.root}, create=False)
+
+        result = app.test_cli_runner().invoke(args=["artifact-cache", *command.split()])
+
+        assert (result.exit_code, result.stdout) == (1, "")
+        [line] = result.stderr.splitlines()
+        assert re.fullmatch(
+            r"Error: The database does not answer as it should: (file is not a database|unable to"
+            r" open database file)\. Run 'flask artifact-cache doctor'\.",
+            line,
+        )
 
 
 def test_the_brake_stops_with_3_and_says_the_way_out(make_app, sqlite_url, collection):

@@ -229,7 +229,8 @@ def test_a_missing_root_is_one_sentence(run, sample):
     for command in (["refresh"], ["sync-artifact", "skill:pdf"]):
         result = run(*command)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr == "Error: The collection's folder does not exist.\n"
+        said = "The collection's folder does not exist; mount it, or mend its path."
+        assert result.stderr == f"Error: {said}\n"
 
 
 @pytest.mark.parametrize("command", [["refresh"], ["sync-artifact", "skill:pdf"]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from marshmallow import Schema, ValidationError
 
 from ..errors import ArtifactCacheError, ConfigurationError, InvalidRequestError, MassLossError
 from ..files.artifact import TYPES
+from ..files.problems import hint
 from ..refresh.report import Report
 from ..web.payloads import (
     TEN_YEARS_MINUTES,
@@ -91,8 +92,7 @@ def _echo_report(report: Report) -> None:
         f"{report.collection_id}: {', '.join(parts)}, {report.quarantined} quarantined"
         f" ({report.duration_seconds:.2f} s)"
     )
-    for error in report.errors:
-        click.echo(f"  {problem(error)}", err=True)
+    _echo_errors(report.errors)
     try:
         report.raise_if_withheld()
     except MassLossError as error:
@@ -253,5 +253,11 @@ def _echo_refreshed(done: Mapping[str, Any], collection: str | None, as_json: bo
         f"{collection or 'all collections'}: {counts}, {len(done['errors'])} errors"
         f" ({done['duration_seconds']:.2f} s)"
     )
-    for error in done["errors"]:
+    _echo_errors(done["errors"])
+
+
+def _echo_errors(errors: Iterable[dict[str, Any]]) -> None:
+    for error in errors:
         click.echo(f"  {problem(error)}", err=True)
+        if mend := hint(error["code"], error["message"]):
+            click.echo(f"    {mend}", err=True)

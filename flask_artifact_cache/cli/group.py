@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 import click
 from alembic.util import CommandError
 from flask.cli import AppGroup, ScriptInfo
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ..database import schema_error
 from ..errors import (
@@ -33,6 +34,7 @@ from ..errors import (
 from .output import lines, plain
 
 FAILED, USAGE, BRAKED, BUSY = 1, 2, 3, 4
+_OURS = (IntegrityError, DataError)  # a mistake of ours, and its traceback a help
 _USAGE = (ConfigurationError, InvalidRequestError, UnauthorizedError, ForbiddenError)
 
 
@@ -48,11 +50,20 @@ class Group(AppGroup):
             # The application context of the command has ended with it.
             with context.ensure_object(ScriptInfo).load_app().app_context():
                 known = schema_error(error)
-            if known is None:
+            if known is not None:
+                fail(known)
+            if isinstance(error, _OURS) or not isinstance(error, (DBAPIError, PoolTimeoutError)):
                 raise
-            fail(known)
+            fail(ArtifactCacheError(f"{_words_of(error)}. Run 'flask artifact-cache doctor'."))
         except (ArtifactCacheError, CommandError) as error:
             fail(error)
+
+
+def _words_of(error: SQLAlchemyError) -> str:
+    """What a database says, without the statement."""
+    said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
+    first = (said or type(error).__name__).splitlines()[0].rstrip(".")
+    return f"The database does not answer as it should: {first}"
 
 
 @contextmanager

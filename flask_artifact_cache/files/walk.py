@@ -447,6 +447,10 @@ def _follow_file_links(
     return problems
 
 
+_MISSING = "The collection's folder does not exist; mount it, or mend its path."
+_NO_FOLDER = "The collection's root is not a folder; mend its path."
+
+
 def check(root: Path) -> None:
     """Whether there is a folder that can be looked at.
 
@@ -457,16 +461,18 @@ def check(root: Path) -> None:
     except OSError as error:
         raise _unavailable(error) from error
     if not stat.S_ISDIR(mode):
-        raise RootUnavailableError("The collection's root is not a folder.")
+        raise RootUnavailableError(_NO_FOLDER)
 
 
 def _unavailable(error: OSError) -> RootUnavailableError:
     # The message reaches clients, who are not to learn where the collection lies.
     if isinstance(error, FileNotFoundError):
-        return RootUnavailableError("The collection's folder does not exist.")
+        return RootUnavailableError(_MISSING)
     if isinstance(error, NotADirectoryError):
-        return RootUnavailableError("The collection's root is not a folder.")
-    return RootUnavailableError(f"The collection's folder cannot be read: {error.strerror}.")
+        return RootUnavailableError(_NO_FOLDER)
+    text = f"The collection's folder cannot be read: {error.strerror}"
+    also = "; let the app's user read it" if isinstance(error, PermissionError) else ""
+    return RootUnavailableError(f"{text}{also}.")
 
 
 def _excluded(patterns: Sequence[str]) -> Callable[[str], object] | None:
