@@ -205,6 +205,27 @@ def test_show_by_id_and_by_uid(run):
     )
 
 
+def test_show_tells_that_no_tool_is_allowed(run, sample):
+    sample.skill("none", allowed_tools="[]")
+    run("populate")
+
+    assert "tools: []" in run("show", "skill:none").stdout.splitlines()
+    assert "tools" not in run("show", "skill:pdf").stdout
+
+
+def test_a_search_sorts_as_the_api_does(run, sample):
+    sample.skill("alpha", "Is about reports.")
+    sample.skill("reports")
+    run("populate")
+
+    def ids(*options):
+        page = json.loads(run("list", "-q", "reports", "--json", *options).stdout)
+        return [item["name"] for item in page["items"]]
+
+    assert ids() == ids("--sort", "relevance") == ["reports", "alpha"]
+    assert ids("--sort", "name") == ["alpha", "reports"]
+
+
 def test_show_of_a_shared_id_lists_the_candidates(run, sample):
     sample.write("commands/svn/tidy.md", "Tidy.\n")
     run("populate")

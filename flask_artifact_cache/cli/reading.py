@@ -46,14 +46,14 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
 @cli.command("list")
 @click.argument("collection", required=False)
 @_filters
-@click.option("--sort", type=click.Choice(SORTS), default="name", show_default=True)
+@click.option("--sort", type=click.Choice(SORTS), help="[default: name; relevance with -q]")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
 @click.option("--after", metavar="CURSOR", help="Go on where the last page ended.")
 @as_json
 def list_artifacts(
     collection: str | None,
     q: str,
-    sort: str,
+    sort: str | None,
     limit: int,
     after: str | None,
     as_json: bool,
@@ -61,7 +61,9 @@ def list_artifacts(
 ) -> None:
     """List the artifacts of a collection."""
     service = the_service()
-    listing = Listing(Filters.of(filters, q), sort, limit, after)
+    narrowed = Filters.of(filters, q)
+    sort = sort or ("relevance" if narrowed.words else "name")
+    listing = Listing(narrowed, sort, limit, after)
     found = service.listing(only_collection(service, collection), listing)
     page = json.loads(found.data)
     if as_json:
@@ -92,7 +94,9 @@ def show(artifact_id: str, collection: str | None, as_json: bool) -> None:
         echo_json(found)
         return
     for name, value in found.items():
-        if name in ("warnings", "error") or value in (None, [], {}):
+        if name in ("warnings", "error") or value in (None, {}):
+            continue
+        if value == [] and name != "tools":  # there, an empty list allows none
             continue
         click.echo(f"{name}: {_text(value)}")
     for one in (*found["warnings"], *([found["error"]] if found["error"] else ())):
