@@ -10,6 +10,7 @@ import flask
 import pytest
 import sqlalchemy as sa
 from flask import Flask, abort, jsonify, redirect, render_template, request
+from flask.cli import routes_command
 from flask.json.provider import DefaultJSONProvider
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Mapped, mapped_column
@@ -144,6 +145,10 @@ REQUESTS = [
     ("POST", "/json", {}),
     ("DELETE", "/upload", {}),
     ("TRACE", "/json", {}),
+    ("PROPFIND", "/json", {}),
+    ("PROPFIND", "/nowhere", {}),
+    ("PROPFIND", f"{PREFIX}X/work/artifacts", {}),
+    ("PROPFIND", f"{PAGE}s", {}),
     ("GET", "/crash", {}),
     ("GET", "/our-error", {}),
     ("GET", "/bad", {}),
@@ -323,6 +328,30 @@ def test_nothing_else_of_the_app_is_changed(make_host, mount):
 
     assert rules(after) == rules(before)
     assert state(after) == state(before)
+
+
+def test_a_route_of_the_host_below_the_prefix_tells_its_methods_as_ever(make_host):
+    app = make_host("first")
+
+    @app.get(f"{PREFIX}/export/everything")
+    def export():
+        return "the host's"
+
+    client = app.test_client()
+
+    assert client.get(f"{PREFIX}/export/everything").text == "the host's"
+    assert "GET" in client.options(f"{PREFIX}/export/everything").headers["Allow"]
+
+
+def test_a_host_may_list_the_methods_of_every_route(make_host):
+    """As a site map does, and ``flask routes``."""
+    app = make_host("last")
+
+    listed = {rule.rule: sorted(rule.methods) for rule in app.url_map.iter_rules()}
+
+    assert listed["/json"] == ["GET", "HEAD", "OPTIONS"]
+    assert "PROPFIND" not in {method for methods in listed.values() for method in methods}
+    assert app.test_cli_runner().invoke(routes_command, ["--all-methods"]).exit_code == 0
 
 
 def test_the_hosts_templates_are_not_looked_for_before_it_is_set_up(make_host):

@@ -83,7 +83,11 @@ def test_reads_work_while_the_folder_is_gone(app, client, sample, tmp_path):
     assert client.get(LIST).json["page_info"]["total_count"] == 6
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "TRACE"])
+@pytest.mark.parametrize(
+    "method",
+    ["GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "PROPFIND", "REPORT", "LINK",
+     "FOO"],
+)  # fmt: skip
 @pytest.mark.parametrize(
     "path",
     ["", "/", "/work", "/work/", "/nope/artifacts", "/work/artifacts", "/work/artifacts/",
@@ -107,6 +111,22 @@ def test_every_answer_below_the_prefix_is_ours(client, method, path):
         assert response.headers["Allow"] == "GET, HEAD, OPTIONS"
     for secret in ("Traceback", "SELECT", "sqlite", "<html"):
         assert secret not in response.text
+
+
+@pytest.mark.parametrize("method", ["PROPFIND", "FOO", "DELETE"])
+def test_a_method_that_no_route_takes_is_told_what_the_path_really_has(client, method):
+    for path, allow in (
+        (LIST, "GET, HEAD, OPTIONS"),
+        (API, "GET, HEAD, OPTIONS"),
+        (f"{API}/sync-artifact", "OPTIONS, POST"),
+    ):
+        answer = client.open(path, method=method)
+        assert (answer.status_code, answer.json["code"]) == (405, "method_not_allowed")
+        assert answer.headers["Allow"] == allow
+        assert answer.json["detail"] == f"This address answers to {allow}."
+    unknown = client.open(f"{API}/a/b/c/d", method=method)
+    assert (unknown.status_code, unknown.json["code"]) == (404, "not_found")
+    assert "Allow" not in unknown.headers
 
 
 def test_options_and_head(client):

@@ -783,9 +783,13 @@ def test_errors_below_the_prefix_are_pages_and_elsewhere_the_hosts(app, client):
         assert "the host's own" not in response.text
     assert client.get("/collections").text == "the host's own"
     assert client.get("/nope").text == "the host's own"
-    wrong = client.delete(PAGE)
-    assert wrong.status_code == 405
-    assert wrong.headers["Allow"] == "GET, HEAD, OPTIONS"
+    for method in ("DELETE", "PROPFIND", "FOO"):
+        wrong = client.open(PAGE, method=method)
+        assert wrong.status_code == 405
+        assert wrong.headers["Allow"] == "GET, HEAD, OPTIONS"
+        assert "Content-Security-Policy" in wrong.headers
+        assert client.open(f"{PAGE}/nope", method=method).status_code == 404
+        assert client.open("/nope", method=method).text == "the host's own"
 
 
 def test_a_failure_says_nothing_that_the_server_should_keep(app, client, caplog):

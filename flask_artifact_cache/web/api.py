@@ -25,6 +25,7 @@ from .routes import Route
 
 ENDPOINT = "artifact_cache"
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE")
+NOTHING_HERE = "nothing_here"
 
 
 def collections() -> ResponseReturnValue:
@@ -137,6 +138,18 @@ def openapi_document() -> ResponseReturnValue:
     """This document."""
     schemas.query("none", request.query_string)
     return _send(_document(_address("")))
+
+
+class EveryMethod(set[str]):
+    """Any method at all, though only the usual ones are listed.
+
+    To Werkzeug None says the same, but a host that goes through the routes of its app expects a
+    set at each.
+    """
+
+    def __contains__(self, method: object) -> bool:
+        # With "--" Werkzeug asks for the methods of an address, where a route of the host may be.
+        return method != "--"
 
 
 class Rest(PathConverter):
@@ -299,12 +312,19 @@ def own_everything(
     for rule in ("/", "/<artifact_cache_rest:rest>"):
         bp.add_url_rule(
             rule,
-            endpoint="nothing_here",
+            endpoint=NOTHING_HERE,
             view_func=nothing_here,
             methods=METHODS,
             provide_automatic_options=False,
             strict_slashes=False,
         )
+
+    def open_to_every_method(state: BlueprintSetupState) -> None:
+        # Not before, since Flask makes a set of its own of what a rule is given.
+        for rule in state.app.url_map.iter_rules(f"{bp.name}.{NOTHING_HERE}"):
+            rule.methods = EveryMethod(METHODS)
+
+    bp.record_once(open_to_every_method)
     # Flask asks the application's handler of a code before the blueprint's of any exception.
     for code in default_exceptions:
         bp.register_error_handler(code, respond)
