@@ -96,7 +96,7 @@ class ArtifactCache:
             raise RuntimeError("The artifact cache is already mounted on this app.")
 
         checked = settings.load(app.config, app.instance_path, app.root_path)
-        collections = CollectionManager(checked.collections)
+        collections = _collections(checked)
         counters = metrics.Counters()
         service = ArtifactCacheService(
             db, checked, collections, self._clock, counters, self._monotonic
@@ -131,6 +131,14 @@ class ArtifactCache:
         """The gauges of the current application, for a registry beside a multiprocess collector."""
         mounted: Mounted = current_app.extensions[api.ENDPOINT]
         return mounted.state
+
+
+def _collections(checked: settings.Settings) -> CollectionManager:
+    """The file side, which knows of no settings, so that a host may make one by itself."""
+    try:
+        return CollectionManager(checked.collections)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"ARTIFACT_CACHE_COLLECTIONS is not right: {error}") from error
 
 
 def _background(app: Flask, kind: str) -> Background | None:

@@ -47,6 +47,18 @@ from flask_artifact_cache.settings import load
         ("MAX_BODY_BYTES", True, "must be a whole number of bytes"),
         ("COLLECTIONS", 3, "must be a folder, or a mapping"),
         ("COLLECTIONS", {"Work": "/srv"}, "Work"),
+        ("COLLECTIONS", {3: "/srv"}, "The collection id 3 is not 1 to 64 of"),
+        ("COLLECTIONS", {"work": None}, "the value is neither a path nor a mapping"),
+        ("COLLECTIONS", "", "'path' is not a path"),
+        ("COLLECTIONS", {"work": {"path": "/srv", "types": ["tools"]}}, "is not a mapping from"),
+        ("COLLECTIONS", {"work": {"path": "/srv", "exclude": "vendor/*"}}, "is not a list of"),
+        ("COLLECTIONS", {"work": {"path": "/srv", "exclude": [3]}}, "something else than text"),
+        ("COLLECTIONS", {"work": {"path": "/srv", "layout": "flat"}}, "it can only be 'auto'"),
+        (
+            "COLLECTIONS",
+            {"work": {"path": "/srv", "ttl_minutes": 0}},
+            "['ttl_minutes'] must be a number of minutes",
+        ),
         (
             "COLLECTIONS",
             {"work": {"paht": "/srv"}},
@@ -76,6 +88,7 @@ def test_a_wrong_setting_names_its_key(name, value, expected):
     with pytest.raises(ConfigurationError) as caught:
         ArtifactCache(app, db)
 
+    assert f"ARTIFACT_CACHE_{name}" in str(caught.value)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
