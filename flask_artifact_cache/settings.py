@@ -119,8 +119,12 @@ def load(
     )
     if not isinstance(collections, Mapping):
         collections = {"default": collections}
-    if values[PREFIX + "API_PREFIX"] == values[PREFIX + "PAGE_PREFIX"]:
-        raise ConfigurationError(_one_prefix(config, values[PREFIX + "API_PREFIX"]))
+    api_prefix = checked("API_PREFIX", _is_prefix, _A_PREFIX)
+    page_prefix = checked(
+        "PAGE_PREFIX", lambda value: value is None or _is_prefix(value), f"{_A_PREFIX}; or None"
+    )
+    if page_prefix is not None:
+        _check_apart(config, api_prefix, page_prefix)
     return Settings(
         collections={key: _collection(key, value, root) for key, value in collections.items()},
         ttls={
@@ -129,16 +133,8 @@ def load(
             if isinstance(value, Mapping) and "ttl_minutes" in value
         },
         ttl=_ttl(values[f"{PREFIX}TTL_MINUTES"], f"{PREFIX}TTL_MINUTES"),
-        api_prefix=checked(
-            "API_PREFIX",
-            _is_prefix,
-            "a path such as '/artifacts', with a slash at its start and none at its end",
-        ),
-        page_prefix=checked(
-            "PAGE_PREFIX",
-            lambda value: value is None or _is_prefix(value),
-            "a path such as '/artifacts', with a slash at its start and none at its end, or None",
-        ),
+        api_prefix=api_prefix,
+        page_prefix=page_prefix,
         tokens=_tokens(values[PREFIX + "TOKENS"]),
         limits={name: _limit(f"{name}_limit".upper(), values) for name in ("sync", "refresh")},
         max_body_bytes=checked(
@@ -221,21 +217,32 @@ def _located(path: Any, root: str | None) -> Any:
         ) from None
 
 
-def _one_prefix(config: Mapping[str, Any], prefix: Any) -> str:
-    """What is wrong where the API and the page are mounted at the same path."""
-    names = [f"{PREFIX}API_PREFIX", f"{PREFIX}PAGE_PREFIX"]
-    untold = [name for name in names if name not in config]
-    which = f", which is the default of {untold[0]}" if untold else ""
-    return f"{' and '.join(names)} must be two paths, not both {prefix!r}{which}"
+def _check_apart(config: Mapping[str, Any], api_prefix: str, page_prefix: str) -> None:
+    """Hold that neither the API nor the page is mounted where the other one answers everything."""
+    prefixes = {f"{PREFIX}API_PREFIX": api_prefix, f"{PREFIX}PAGE_PREFIX": page_prefix}
+    must = f"{' and '.join(prefixes)} must be two paths"
+    if api_prefix == page_prefix:
+        untold = [name for name in prefixes if name not in config]
+        which = f", which is the default of {untold[0]}" if untold else ""
+        raise ConfigurationError(f"{must}, not both {api_prefix!r}{which}")
+    if api_prefix.startswith(f"{page_prefix}/") or page_prefix.startswith(f"{api_prefix}/"):
+        told = (
+            f"{'' if name in config else 'the default '}{prefix!r}"
+            for name, prefix in prefixes.items()
+        )
+        raise ConfigurationError(f"{must}, and not one below the other: {' and '.join(told)}")
+
+
+# What an address can have as its path, and Werkzeug as a rule without variables.
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[^/?#<\s]+)+")
+_A_PREFIX = (
+    "a path such as '/team/artifacts', with one slash before each part and none at its end, no"
+    " blank, '?', '#' or '<', and no part '.' or '..'"
+)
 
 
 def _is_prefix(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and value.startswith("/")
-        and not value.endswith("/")
-        and "<" not in value
-    )
+    return isinstance(value, str) and value.isprintable() and bool(_PREFIX.fullmatch(value))
 
 
 # What can stand in an Authorization header (RFC 6750, section 2.1).

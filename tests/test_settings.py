@@ -23,6 +23,24 @@ from flask_artifact_cache.settings import load
         ("API_PREFIX", "api", "must be a path"),
         ("API_PREFIX", "/", "must be a path"),
         ("PAGE_PREFIX", "/", "must be a path"),
+        ("PAGE_PREFIX", 5, "; or None, not 5"),
+        ("API_PREFIX", None, "must be a path"),
+        *(
+            ("API_PREFIX", f"/a{wrong}b", "must be a path")
+            for wrong in ("?", "#", "<", " ", "\t", "\n", "\x00", "\x7f", "//", "/./", "/../")
+        ),
+        *(
+            ("PAGE_PREFIX", wrong, "must be a path")
+            for wrong in ("/.", "/..", "/a/..", "//a", "/a/")
+        ),
+        (
+            "PAGE_PREFIX",
+            "/api/v1/user-collections/page",
+            "one below the other: the default '/api/v1/user-collections' and"
+            " '/api/v1/user-collections/page'",
+        ),
+        ("PAGE_PREFIX", "/api", "and '/api'"),
+        ("API_PREFIX", "/collection/api", "and the default '/collection'"),
         ("PAGE_PREFIX", "/api/v1/user-collections", "which is the default of ARTIFACT_CACHE_API_"),
         ("API_PREFIX", "/collection", "which is the default of ARTIFACT_CACHE_PAGE_PREFIX"),
         ("POPULATE_ON_STARTUP", "no", "must be True or False"),
@@ -91,6 +109,34 @@ def test_a_wrong_setting_names_its_key(name, value, expected):
     assert f"ARTIFACT_CACHE_{name}" in str(caught.value)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("api_prefix", "page_prefix"),
+    [
+        ("/artifacts", "/artifacts-page"),
+        ("/team/v1.0/artifacts", "/team/v1.0/page"),
+        ("/käse/.well-known/a...", "/käse/~ada"),
+        ("/artifacts", None),
+    ],
+)
+def test_prefixes_may_be_any_two_paths_beside_each_other(api_prefix, page_prefix):
+    settings = load(
+        {"ARTIFACT_CACHE_API_PREFIX": api_prefix, "ARTIFACT_CACHE_PAGE_PREFIX": page_prefix}
+    )
+
+    assert (settings.api_prefix, settings.page_prefix) == (api_prefix, page_prefix)
+
+
+def test_one_prefix_below_the_other_is_refused():
+    """The page would take ``/x/work/artifacts`` for a path of its own."""
+    for one, other in (("/x", "/x/work"), ("/x/work", "/x"), ("/x", "/x/a/b")):
+        with pytest.raises(ConfigurationError) as caught:
+            load({"ARTIFACT_CACHE_API_PREFIX": one, "ARTIFACT_CACHE_PAGE_PREFIX": other})
+        assert str(caught.value) == (
+            "ARTIFACT_CACHE_API_PREFIX and ARTIFACT_CACHE_PAGE_PREFIX must be two paths, and not"
+            f" one below the other: {one!r} and {other!r}"
+        )
 
 
 def test_a_wrong_token_is_not_shown():
