@@ -10,8 +10,8 @@ from flask import Flask, request_started
 from sqlalchemy.exc import SQLAlchemyError
 
 from . import doctor
-from .database import engine_of, schema_error
-from .errors import ArtifactCacheError, BusyError
+from .database import engine_of
+from .errors import ArtifactCacheError, BusyError, SchemaError
 from .refresh.selection import Selection
 from .service import ArtifactCacheService
 from .tasks import Background, Task, Threads
@@ -51,11 +51,10 @@ def perform(service: ArtifactCacheService, task: Task) -> None:
             if task.trigger == "event":
                 # The other one may have looked before the change.
                 service.change_again(task)
+    except (SchemaError, SQLAlchemyError) as error:
+        log.error("the refresh of '%s' (%s) failed: %s", what, task.trigger, error)
     except ArtifactCacheError as error:
         log.warning("the refresh of '%s' (%s) failed: %s", what, task.trigger, error)
-    except SQLAlchemyError as error:
-        found = schema_error(error) or error
-        log.error("the refresh of '%s' (%s) failed: %s", what, task.trigger, found)
 
 
 def check_when_serving(

@@ -36,6 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
 
 from . import search
 from .errors import BusyError, ConfigurationError, SchemaError
@@ -70,6 +71,21 @@ _MISSING_IN_SQLITE = re.compile(r"no such (table|column)\b|has no column named")
 def engine_of(db: SQLAlchemy) -> Engine:
     """The engine of the host that holds our tables; needs an application context."""
     return db.engines[Base.metadata.info.get("bind_key")]
+
+
+@contextmanager
+def as_schema_error() -> Iterator[None]:
+    """Raise what :func:`schema_error` says of an error, whatever is done meanwhile.
+
+    :raises SchemaError: if a table or column of ours is missing.
+    """
+    try:
+        yield
+    except SQLAlchemyError as error:
+        missing = schema_error(error)
+        if missing is None:
+            raise
+        raise missing from error
 
 
 # --- our migrations ------------------------------------------------------------------------------
@@ -161,15 +177,23 @@ def _what_is_missing() -> str:
         return f"{absent} {UPGRADE}"
     if mounted.settings.migrations == "host":
         return f"{absent} Run 'flask db migrate' and 'flask db upgrade'."
-    try:
-        with engine_of(mounted.db).connect() as connection:
-            found = current(connection)
-    except SQLAlchemyError:
-        found = None
+    found = _found(engine_of(mounted.db))
     does = advice(found)
     if does == UPGRADE:
         return f"{absent} {does}"
     return f"The tables of the artifact cache are at {found}, but not what this needs. {does}"
+
+
+def _found(engine: Engine) -> str | None:
+    """The revision, asked on a connection of its own; None where there is none to be had."""
+    # One of a database in memory is the host's, too, as is what a test puts in the engine's place.
+    if not isinstance(engine, Engine) or isinstance(engine.pool, StaticPool):
+        return None
+    try:
+        with engine.connect() as connection:
+            return current(connection)
+    except SQLAlchemyError:
+        return None
 
 
 def _lock(connection: Connection) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import URL, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from .database import ANEW, UPGRADE, advice, current, engine_of, missing, newest
-from .errors import ConfigurationError
+from .errors import ConfigurationError, SchemaError
 from .files.problems import hint
 from .files.staging import left_over
 from .freshness import CLOCK_TOLERANCE, isoformat
@@ -463,7 +463,7 @@ def gather(
         stats = service.stats()
         found["clock_ahead_s"] = stats.now.timestamp() - (database_ms or 0) / 1000
         found["stats"] = stats
-    except SQLAlchemyError:
+    except (SQLAlchemyError, SchemaError):
         pass  # how far it came tells what is wrong
     return Facts(**found)
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
-from .errors import (
-    ConfigurationError,
-)
+from .database import as_schema_error
+from .errors import ConfigurationError
 from .files.manager import COLLECTION_ID, ArtifactManager, CollectionManager
 from .refresh import runs, store
 from .refresh.report import Report
@@ -21,6 +20,7 @@ from .settings import DEFAULTS
 DEFAULT = "default"
 
 
+@as_schema_error()
 def populate_artifact_metadata(
     session: Session,
     artifact_mgr: ArtifactManager,
@@ -35,6 +35,7 @@ def populate_artifact_metadata(
 
     :param confirm: the id of a run whose removals were held back, to let them happen.
     :raises ConfigurationError: if the id is none.
+    :raises SchemaError: if our tables are missing.
     """
     if not COLLECTION_ID.fullmatch(collection_id):
         raise ConfigurationError(
@@ -44,6 +45,7 @@ def populate_artifact_metadata(
     return _in_session(session, {collection_id: artifact_mgr}, order)[0]
 
 
+@as_schema_error()
 def migrate_artifacts_to_default_collection(
     session: Session, artifact_mgr: ArtifactManager, collection_mgr: CollectionManager
 ) -> list[Report]:
@@ -53,6 +55,7 @@ def migrate_artifacts_to_default_collection(
     after every later refresh. One transaction, the caller's; nothing is committed.
 
     :param artifact_mgr: a root that belongs to ``default`` itself, if no collection has it.
+    :raises SchemaError: if our tables are missing.
     """
     managers = {one: collection_mgr.artifacts(one) for one in collection_mgr.ids()}
     if artifact_mgr.root not in {manager.root for manager in managers.values()}:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
@@ -15,13 +15,14 @@ from sqlalchemy.pool import StaticPool
 
 from . import faults, feed, freshness, queries
 from .bodies import Bodies, Body, etag
-from .database import advice, current, engine_of, newest, schema_error
+from .database import advice, as_schema_error, current, engine_of, newest
 from .errors import (
     AmbiguousIdError,
     Candidate,
     NotFoundError,
     NotPopulatedError,
     NotReadyError,
+    SchemaError,
 )
 from .files.manager import COLLECTION_ID, CollectionManager
 from .metrics import Counters
@@ -54,7 +55,8 @@ class Made(NamedTuple):
 class Reading:
     """What the cache of one application says; its methods need an application context.
 
-    Reads run in short transactions of their own, on the host's engine.
+    Reads run in short transactions of their own, on the host's engine. Each raises
+    :exc:`.SchemaError` if our tables are missing.
     """
 
     def __init__(
@@ -175,10 +177,9 @@ class Reading:
             with self._read() as connection:
                 heads = queries.heads(connection)
                 at = None if self.settings.migrations == "host" else current(connection)
+        except SchemaError as error:
+            raise NotReadyError([("tables", str(error))]) from error
         except SQLAlchemyError as error:
-            missing = schema_error(error)
-            if missing is not None:
-                raise NotReadyError([("tables", str(missing))]) from error
             raise NotReadyError([("database", "the database does not answer")]) from error
         if self.settings.migrations != "host" and at != newest():
             message = f"the tables are at {at or 'no revision'}, not at {newest()}. {advice(at)}"
@@ -524,13 +525,16 @@ class Reading:
         """Whether the database is a single connection, which the host uses, too."""
         return isinstance(getattr(engine_of(self._db), "pool", None), StaticPool)
 
-    def _read(self) -> AbstractContextManager[Connection]:
-        engine = self._engine()
-        if engine is None:
-            session = self._db.session
-            return nullcontext(session.connection(bind_arguments={"mapper": Artifact.__mapper__}))
-        # 30 us less than by way of the session, a tenth of a whole answer.
-        return self._readers.connection(engine)
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with as_schema_error():
+            engine = self._engine()
+            if engine is None:
+                yield self._db.session.connection(bind_arguments={"mapper": Artifact.__mapper__})
+                return
+            # 30 us less than by way of the session, a tenth of a whole answer.
+            with self._readers.connection(engine) as connection:
+                yield connection
 
     def _engine(self) -> Engine | None:
         """The host's engine; None where only its session may be used.

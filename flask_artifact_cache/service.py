@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -14,7 +14,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.exc import IntegrityError
 
 from . import freshness, notices, queries
-from .database import engine_of
+from .database import as_schema_error, engine_of
 from .errors import (
     ArtifactCacheError,
     BusyError,
@@ -63,7 +63,8 @@ _MOMENT = timedelta(microseconds=1)
 class ArtifactCacheService(Reading):
     """The cache of one application; its methods need an application context.
 
-    Writes, as reads, run in short transactions of their own, on the host's engine.
+    Writes, as reads, run in short transactions of their own, on the host's engine, and raise
+    :exc:`.SchemaError` if our tables are missing.
     """
 
     def __init__(
@@ -630,13 +631,19 @@ class ArtifactCacheService(Reading):
 
     @contextmanager
     def _transactions(self) -> Iterator[Transactions]:
-        """Transactions of our own; in a database in memory, where there is only one, the host's.
+        """Transactions of our own; in a database in memory, where there is only one, the host's."""
+        with as_schema_error():
+            given = (
+                self._transaction_of_host()
+                if self.in_memory
+                else nullcontext(on_engine(engine_of(self._db)))
+            )
+            with given as transactions:
+                yield transactions
 
-        That one is ended here only if the host had nothing in it.
-        """
-        if not self.in_memory:
-            yield on_engine(engine_of(self._db))
-            return
+    @contextmanager
+    def _transaction_of_host(self) -> Iterator[Transactions]:
+        """The host's, which is ended here only if the host had nothing in it."""
         session = self._db.session
         connection = session.connection(bind_arguments={"mapper": Artifact.__mapper__})
         raw = connection.connection.dbapi_connection

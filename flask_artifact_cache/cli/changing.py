@@ -12,7 +12,13 @@ from typing import Any
 import click
 from marshmallow import Schema, ValidationError
 
-from ..errors import ArtifactCacheError, ConfigurationError, InvalidRequestError, MassLossError
+from ..errors import (
+    ArtifactCacheError,
+    ConfigurationError,
+    InvalidRequestError,
+    MassLossError,
+    SchemaError,
+)
 from ..files.artifact import TYPES
 from ..files.problems import hint
 from ..refresh.report import Report
@@ -58,6 +64,8 @@ def populate(
                         collection_id, confirm=confirm, dry_run=dry_run, progress=update
                     )
                 )
+        except SchemaError:
+            raise  # it is the same for every collection
         except ArtifactCacheError as error:
             failures.append((collection_id, error))
     if as_json:
