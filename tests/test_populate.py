@@ -494,6 +494,55 @@ def test_a_manifest_that_breaks_takes_nothing_from_what_it_named(
     assert populate(app).removed == 1
 
 
+def test_an_entry_of_an_unknown_type_loses_nothing_until_it_is_mended(
+    make_app, sqlite_url, corpora, tmp_path, populate, clock
+):
+    root = tmp_path / "every-field"
+    shutil.copytree(corpora / "skillmeat-collection/collections/every-field", root)
+    # A script is an artifact on the manifest's word alone.
+    script = root / "hooks/format.sh"
+    script.write_text("exit 0\n", encoding="utf-8")
+    manifest = root / "collection.toml"
+    whole = manifest.read_text(encoding="utf-8")
+    whole += '\n[[artifacts]]\nname = "format"\ntype = "hook"\npath = "hooks/format.sh"\n'
+    manifest.write_text(whole, encoding="utf-8")
+    app = make_app(sqlite_url, {"work": root}, clock=clock)
+    populate(app)
+    said = sa.select(Artifact.path, Artifact.type, Artifact.payload).order_by(Artifact.path)
+    before = rows(app, said)
+    assert {"skills/chart-maker/SKILL.md", "hooks/format.sh"} <= {row.path for row in before}
+    broken = whole.replace(
+        'name = "chart-maker"\ntype = "skill"', 'name = "chart-maker"\ntype = "widget"'
+    )
+    broken = broken.replace(
+        'type = "hook"\npath = "hooks/format.sh"', 'type = "hok"\npath = "hooks/format.sh"'
+    )
+    manifest.write_text(broken, encoding="utf-8")
+    clock.pass_(hours=1)
+
+    for _ in range(2):
+        report = populate(app)
+
+        assert (report.updated, report.removed, report.errors) == (0, 0, [])
+        assert rows(app, said) == before
+    problems = scalar(app, sa.select(Collection.problems).where(Collection.id == "work"))
+    told = [(one["line"], one["message"]) for one in problems if one["code"] == "W_UNKNOWN_TYPE"]
+    lines = broken.split("\n")
+    assert told == [
+        (
+            lines.index('type = "widget"') + 1,
+            "the entry 'chart-maker' has the unknown type 'widget'",
+        ),
+        (lines.index('type = "hok"') + 1, "the entry 'format' has the unknown type 'hok'"),
+    ]
+
+    mended = broken.replace('"widget"', '"skill"').replace('"hok"', '"hook"')
+    manifest.write_text(mended.replace('"latest"', '"v3.0.0"', 1), encoding="utf-8")
+    assert (populate(app).updated, populate(app).removed) == (1, 0)
+    found = sa.select(Artifact.version_spec).where(Artifact.path == "skills/chart-maker/SKILL.md")
+    assert scalar(app, found) == "v3.0.0"
+
+
 def test_a_lease_that_nobody_wanted_is_still_ours_and_a_lost_one_is_not(empty_app, tables_url):
     with empty_app.app_context():
         engine = empty_app.extensions["sqlalchemy"].engine

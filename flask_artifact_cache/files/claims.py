@@ -15,7 +15,6 @@ from .problems import Problem, UnreadableError
 from .reading import Reader
 from .walk import Folder, Tree, shown
 
-ENTRY_TYPES = frozenset({"skill", "command", "agent", "hook", "mcp"})
 # Artifacts in one JSON file; the largest marketplace lists 286.
 PART_LIMIT = 1_000
 T = TypeVar("T")
@@ -64,7 +63,8 @@ class Claims:
     :ivar declared: folder -> claim on every Markdown file in it.
     :ivar listed: folder -> the plugins that a marketplace finds there.
     :ivar problems: what is wrong with manifests that are no artifacts themselves.
-    :ivar uncertain: files and folders of which a manifest could not be read.
+    :ivar uncertain: files and folders of which a manifest could not be read, or gives a type that
+        nobody knows.
     """
 
     def __init__(self, tree: Tree, read: Reader, manifests: manifest.Manifests) -> None:
@@ -260,13 +260,13 @@ class Claims:
     ) -> Iterable[Problem]:
         # An import may write absolute paths.
         root = self._tree.root.joinpath(folder.path).as_posix() + "/"
+        untyped: list[str] = []
         for entry in entries:
             label = f"{entry.type} {shown(entry.name)}"
-            if entry.type not in ENTRY_TYPES:
-                text = f"an entry has the unknown type {shown(entry.type)}"
-                yield Problem("W_UNKNOWN_TYPE", text)
-                continue
             target = plugins.inside(folder.path, entry.path.removeprefix(root))
+            if entry.type not in manifest.TYPES:
+                untyped += self._candidates(target) if target is not None else ()
+                continue
             if target is None:
                 text = f"the path of {label} leads out of the collection"
                 yield Problem("W_PATH_OUTSIDE", text)
@@ -280,6 +280,22 @@ class Claims:
                 yield Problem("W_MISSING_FILE", f"the file of {label} is missing")
             else:
                 self.owned.setdefault(target, Claim(entry.type, entry=entry, file=file))
+        # Unless another entry tells of it, the last readable word on what is there holds.
+        self.uncertain.update(path for path in untyped if not self._is_claimed(path))
+
+    def _candidates(self, target: str) -> Iterable[str]:
+        """List what may be the metadata file of the artifact at a path, whatever its type."""
+        if self._tree.file(target) is not None:
+            return {target}
+        there = self._tree.folder(target)
+        if there is None:
+            return ()
+        files = (metadata_file(type_, there.files) for type_ in manifest.TYPES)
+        return {there.join(file) for file in files if file is not None}
+
+    def _is_claimed(self, path: str) -> bool:
+        above, _, file = path.rpartition("/")
+        return above in self.owned or file in self.files.get(above, ())
 
 
 def metadata_file(type_: str, files: Iterable[str]) -> str | None:

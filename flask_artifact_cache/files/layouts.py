@@ -199,8 +199,9 @@ class Discovery:
     """What was found.
 
     :ivar problems: of files that are no artifacts themselves.
-    :ivar uncertain: files and folders, as text, whose manifest could not be read. An artifact
-        known to be in one of them may still be there, although no place says so.
+    :ivar uncertain: files and folders, as text, whose manifest could not be read, or gives a type
+        that nobody knows. An artifact known to be in one of them may still be there, although no
+        place says so.
     """
 
     places: list[Place]
@@ -211,10 +212,9 @@ class Discovery:
         """Whether a manifest that could not be read may tell of the artifact at ``path``."""
         if not self.uncertain:
             return False
-        return any(
-            part in ("", path) or path.startswith((part + "/", part + "#"))
-            for part in self.uncertain
-        )
+        # The path itself, and all that it may be in: entries can make these as many as artifacts.
+        ends = (index for index, character in enumerate(path) if character in "/#")
+        return not self.uncertain.isdisjoint(("", path, *(path[:end] for end in ends)))
 
 
 class _Context(NamedTuple):

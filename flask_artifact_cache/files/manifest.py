@@ -6,8 +6,8 @@ import hashlib
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -16,6 +16,7 @@ from .documents import storable
 from .problems import Problem, UnreadableError
 from .reading import Reader
 from .servers import names
+from .walk import shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,11 +26,13 @@ else:
 TOML_LIMIT = 32 << 20  # bytes; 10,000 artifacts make 17.6 MB
 NAME = "collection.toml"
 LOCK_NAME = "collection.lock"
+TYPES = frozenset({"skill", "command", "agent", "hook", "mcp"})  # of entries
 _REMEMBERED = 8  # manifests
 _TRIES = 20  # to read both files while nobody writes
 
 _INVALID = "the file is not valid TOML: wrong encoding, huge number or too deep"
 _PLACE = re.compile(r"\(at line (\d+), column (\d+)\)")
+_TYPE_LINE = re.compile(r"""^[ \t]*type[ \t]*=[ \t]*(["'])(.*?)\1""", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,9 @@ class Manifests:
                 return self._known[key]
         prefix = folder + "/" if folder else ""
         manifest = parse(parsed(pair[0], prefix + NAME), parsed(pair[1], prefix + LOCK_NAME))
+        if manifest is not None and any(entry.type not in TYPES for entry in manifest.entries):
+            problems = _unknown_types(manifest.entries, decoded(pair[0], prefix + NAME))
+            manifest = replace(manifest, problems=(*manifest.problems, *problems))
         with self._lock:
             self._known[key] = manifest
             if len(self._known) > _REMEMBERED:
@@ -244,6 +250,32 @@ def _entry(table: _Table, locks: Mapping[str, Any]) -> Entry | None:
         locked_hash=locked.text("content_hash"),
         upstream_at=locked.text("upstream_at"),
     )
+
+
+def _unknown_types(entries: Iterable[Entry], text: str) -> Iterator[Problem]:
+    """Tell which entries have a type that is not one of ``TYPES``, and where, if that is certain.
+
+    It is if as many lines of the manifest's ``text`` give something such a type as there are
+    entries that have it.
+    """
+    unknown: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.type not in TYPES:
+            unknown.setdefault(entry.type, []).append(entry)
+    lines: dict[str, list[int | None]] = {}
+    line, start = 1, 0
+    for match in _TYPE_LINE.finditer(text):
+        line += text.count("\n", start, match.start())
+        start = match.start()
+        if match[2] in unknown:
+            lines.setdefault(match[2], []).append(line)
+    for type_, same in unknown.items():
+        places = lines.get(type_, [])
+        if len(places) != len(same):
+            places = [None] * len(same)
+        for entry, place in zip(same, places, strict=True):
+            message = f"the entry '{shown(entry.name)}' has the unknown type '{shown(type_)}'"
+            yield Problem("W_UNKNOWN_TYPE", message, line=place)
 
 
 def _server(table: _Table) -> Server | None:

@@ -455,6 +455,30 @@ def test_what_is_on_disk_is_found_although_the_manifest_is_broken(root) -> None:
     assert scan.is_uncertain("agents/listed-only.md")
 
 
+def test_only_the_artifact_of_an_entry_of_an_unknown_type_is_uncertain(root) -> None:
+    text = '[collection]\nname = "x"\nversion = "1"\n'
+    for type_, path in (
+        ("widget", "skills/pdf"),
+        ("hok", "hooks/format"),
+        ("widget", "skills/csv"),
+        ("skill", "skills/csv"),
+        ("bundle", "skills"),
+        ("workflow", "workflows/gone"),
+        ("widget", "../agents"),
+    ):
+        text += f'[[artifacts]]\nname = "n"\ntype = "{type_}"\npath = "{path}"\n'
+    root.write("c/collection.toml", text)
+    for name in ("pdf", "csv", "other"):
+        root.write_md(f"c/skills/{name}/SKILL.md", name)
+    root.write_json("c/hooks/format/hooks.json", {"hooks": {}})
+
+    scan = root.manager().scan()
+
+    uncertain = {place.path for place in scan.places if scan.is_uncertain(place.path)}
+    assert uncertain == {"c/skills/pdf/SKILL.md", "c/hooks/format/hooks.json"}
+    assert not scan.is_hidden("c/workflows/gone")
+
+
 # Plugins, servers, hooks
 
 

@@ -230,3 +230,41 @@ def test_equal_bytes_are_parsed_once() -> None:
     for number in range(20):
         manifests.read(Writer(toml=[HEAD.replace("work", str(number)).encode()], lock=[b""]))
     assert manifests.read(reader, "a") == first
+
+
+ENTRY = '[[artifacts]]\nname = "{name}"\ntype = "{type}"\npath = "{name}"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (ENTRY.format(name="a", type="widget"), [9]),
+        (ENTRY.format(name="a", type="widget").replace("\n", "\r\n"), [9]),
+        ("\ufeff" + ENTRY.format(name="a", type="widget"), [9]),
+        (ENTRY.format(name="a", type="widget").replace('"', "'"), [9]),
+        (ENTRY.format(name="a", type="skill") + ENTRY.format(name="b", type="widget"), [13]),
+        (ENTRY.format(name="a", type="widget") + ENTRY.format(name="b", type="widget"), [9, 13]),
+        # As many lines as entries are asked for: these could be any one's.
+        (ENTRY.format(name="a", type="widget") + '[extra]\ntype = "widget"\n', [None]),
+        ('artifacts = [{ name = "a", type = "widget", path = "a" }]\n', [None]),
+        (ENTRY.format(name="a", type="w\\u0069dget"), [None]),
+    ],
+)
+def test_an_unknown_type_is_told_of_with_its_line_where_that_is_certain(root, text, lines) -> None:
+    if text.startswith("artifacts"):
+        root.write("collection.toml", text + HEAD)
+    else:
+        mark = "\ufeff" if text.startswith("\ufeff") else ""
+        root.write("collection.toml", mark + HEAD + text.removeprefix(mark))
+
+    found = [(one.code, one.line) for one in read(root).problems]
+
+    assert found == [("W_UNKNOWN_TYPE", line) for line in lines]
+
+
+def test_what_an_unknown_type_is_told_with_cannot_forge_a_line_of_a_log(root) -> None:
+    root.write("collection.toml", HEAD + ENTRY.format(name="a\\nb", type="x\\u001b[2J"))
+
+    [problem] = read(root).problems
+
+    assert problem.message == r"the entry 'a\x0ab' has the unknown type 'x\x1b[2J'"
