@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
@@ -210,6 +211,8 @@ def _from_text(place: Place, head: bytes, content: _Content) -> Artifact:
         # The manifest's description is better than the first paragraph.
         body="" if described else found.body,
     )
+    if any(values.keys):
+        values = values._replace(problems=_placed(values, found.fields, head))
     warnings = found.problems
     if warnings and place.type == "command":
         # Four in ten commands have none, and none is asked for.
@@ -220,6 +223,20 @@ def _from_text(place: Place, head: bytes, content: _Content) -> Artifact:
     repaired = bool(found.problems) and any(one.code == "W_YAML_REPAIRED" for one in found.problems)
     details = {"front_matter": _bounded(found.fields, cut=repaired)}
     return _build(place, values, content, warnings, details)
+
+
+def _placed(
+    values: fields.Fields, front_matter: Mapping[str, object], head: bytes
+) -> tuple[Problem, ...]:
+    """Give each warning about a field the place of its key, where that can be told."""
+    written = {key: fields.written(front_matter, key) for key in set(values.keys) if key}
+    places = frontmatter.places(head, filter(None, written.values()))
+    unplaced = (None, None)
+    placed = []
+    for problem, key in zip(values.problems, values.keys, strict=True):
+        line, column = places.get(written.get(key) or "", unplaced)
+        placed.append(replace(problem, line=line, column=column))
+    return tuple(placed)
 
 
 def _from_plugin(

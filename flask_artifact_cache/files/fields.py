@@ -39,6 +39,8 @@ class Fields(NamedTuple):
     :ivar description: as declared, else the first paragraph of the body.
     :ivar tools: None where nothing is declared, empty where none is allowed.
     :ivar problems: warnings, without a path.
+    :ivar keys: of each warning, the key at the top that it is about, in the form in which keys are
+        compared; empty where there is none.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Fields(NamedTuple):
     model: str | None
     argument_hint: str | None
     problems: tuple[Problem, ...]
+    keys: tuple[str, ...]
 
 
 def normalise(
@@ -71,7 +74,7 @@ def normalise(
     description = source.text("description")
     if type_ == "skill" and description is not None and len(description) > DESCRIPTION_LIMIT:
         message = f"the description is longer than {DESCRIPTION_LIMIT:,} characters"
-        source.warn("W_DESCRIPTION_TOO_LONG", message)
+        source.warn("W_DESCRIPTION_TOO_LONG", message, "description")
     if title is None or description is None:
         heading, paragraph = _outline(body, paragraph=description is None)
         title = title or heading
@@ -91,6 +94,14 @@ def normalise(
         model=_model(source),
         argument_hint=_argument_hint(source),
         problems=tuple(source.problems),
+        keys=tuple(source.keys),
+    )
+
+
+def written(values: Mapping[str, object], key: str) -> str | None:
+    """The key of ``values`` that counts as ``key``, one of :attr:`Fields.keys`."""
+    return next(
+        (one for one, value in values.items() if value is not None and _fold(one) == key), None
     )
 
 
@@ -99,6 +110,7 @@ class _Source:
 
     def __init__(self, values: Mapping[str, object]) -> None:
         self.problems: list[Problem] = []
+        self.keys: list[str] = []  # of each problem
         self.values = _folded(values)
         self.levels = [self.values]
         metadata = self.values.get("metadata")
@@ -130,10 +142,11 @@ class _Source:
         return _scalar(value)
 
     def wrong_type(self, key: str) -> None:
-        self.warn("W_TYPE", f"the value of '{key}' is not of the usual kind")
+        self.warn("W_TYPE", f"the value of '{key}' is not of the usual kind", key)
 
-    def warn(self, code: str, message: str) -> None:
+    def warn(self, code: str, message: str, key: str = "") -> None:
         self.problems.append(Problem(code, message))
+        self.keys.append(key if key in self.values else "")
 
 
 def _remembered(split: Callable[[str], tuple[str, ...]]) -> Callable[[str], tuple[str, ...]]:
@@ -184,19 +197,20 @@ def _name(type_: str, source: _Source, fallback: str) -> str:
         return fallback
     name = _scalar(value)
     if name is None:
-        source.warn("W_NAME_INVALID", "the name is not text; the path's name is used")
+        source.warn("W_NAME_INVALID", "the name is not text; the path's name is used", "name")
         return fallback
     if not name:
         return fallback
     if _PLAIN_NAME.fullmatch(name) is None or len(name) > NAME_LIMIT:
         if _is_unsafe(name):
             message = "the name holds control characters or '..'; the path's name is used"
-            source.warn("W_NAME_INVALID", message)
+            source.warn("W_NAME_INVALID", message, "name")
             return fallback
         if type_ == "skill" and not _is_skill_name(name):
-            source.warn("W_NAME_INVALID", "the name has not the form of a skill's name")
+            message = "the name has not the form of a skill's name"
+            source.warn("W_NAME_INVALID", message, "name")
     if type_ == "skill" and name != fallback and _nfkc(name) != _nfkc(fallback):
-        source.warn("W_NAME_MISMATCH", "the name is not the folder's")
+        source.warn("W_NAME_MISMATCH", "the name is not the folder's", "name")
     return name
 
 

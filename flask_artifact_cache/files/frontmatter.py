@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .problems import LEADING_RULE, Problem, UnreadableError
@@ -21,6 +21,8 @@ REPORT_LIMIT = 20  # problems told about one file
 # A block with nothing odd about it, in a third of the time: no line of it could be one of its ends,
 # or part a heading from its fields.
 _USUAL = re.compile(r"---\n((?:[^-.\n].*\n)+)---\n")
+# The indentation of the first line of a block that has a key.
+_TOP = re.compile(r"^([ \t]*)[^\s#]", re.MULTILINE)
 _INLINE_LINES = 12  # lines in which a plain 'description:' counts without a block
 _NULS_TOLERATED = 8  # or one in a hundred bytes; more make the file binary
 _WITHOUT_CONTROLS = bytes(
@@ -90,6 +92,27 @@ def read(data: bytes, parse: Parse = parse) -> FrontMatter:
         message = "the front matter is empty"
         problems.append(Problem("W_EMPTY_FRONTMATTER", message, line=block.line))
     return FrontMatter(fields, body, tuple(problems[:REPORT_LIMIT]))
+
+
+def places(data: bytes, keys: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Find where fields of a file that :func:`read` can read begin.
+
+    :param keys: as they are written, at the top of the front matter.
+    :returns: key -> line and column, both from 1; of equal keys the first. One that does not begin
+        a line is left out, and so are all where there is no block.
+    """
+    found = _find(_decode(data, []), [])
+    top = _TOP.search(found[0].text) if found is not None else None
+    if found is None or top is None:
+        return {}
+    block, placed = found[0], {}
+    for key in keys:
+        name = re.escape(key)
+        line = rf"""^{top[1]}({name}|"{name}"|'{name}')[ \t]*:(?=\s|$)"""
+        match = re.search(line, block.text, re.MULTILINE)
+        if match is not None:
+            placed[key] = block.place(match.start(1))
+    return placed
 
 
 def _fields(block: _Block, problems: list[Problem], parse: Parse) -> dict[str, Value]:

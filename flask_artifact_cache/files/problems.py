@@ -76,8 +76,8 @@ def hint(code: str, message: str) -> str:
 class Problem:
     """One thing that is wrong with one file.
 
-    ``E_`` codes are errors, ``W_`` codes warnings. The message never repeats text of the file,
-    which may hold secrets.
+    ``E_`` codes are errors, ``W_`` codes warnings. Of a manifest the message repeats the names and
+    types of entries, else no text of the file, which may hold secrets.
     """
 
     code: str

@@ -479,6 +479,82 @@ def test_only_the_artifact_of_an_entry_of_an_unknown_type_is_uncertain(root) -> 
     assert not scan.is_hidden("c/workflows/gone")
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        ("---\nname: PDF\ndescription: Reads.\n---\n", 2, 1),
+        ("---\ndescription: |\n  name: pdf\n  Reads.\nname: PDF\n---\n", 5, 1),
+        ("---\nmetadata:\n  name: pdf\nname: PDF\ndescription: Reads.\n---\n", 4, 1),
+        ("  ---\n  description: Reads.\n  name: PDF\n  ---\n", 3, 3),
+        ("---\n\n# Which:\n  description: Reads.\n  name: PDF\n---\n", 5, 3),
+        ("\ufeff---\ndescription: Reads.\nname: PDF\n---\n", 3, 1),
+        ("---\r\ndescription: Reads.\r\nname: PDF\r\n---\r\n", 3, 1),
+        ("---\rdescription: Reads.\rname: PDF\r---\r", 3, 1),
+        ("---\ndescription: Reads.\nname: PDF\nname: pdf\n---\n", 3, 1),
+        ("---\nname:\nName: PDF\ndescription: Reads.\n---\n", 3, 1),
+        ('---\ndescription: Reads.\n"name" : PDF\n---\n', 3, 1),
+        ("---\ndescription: Reads.\n'name': PDF\n---\n", 3, 1),
+        ("---\ndescription: Reads.\nNAME: PDF\n---\n", 3, 1),
+        ("\n<!-- a\ncomment -->\n```yaml\n---\nname: PDF\ndescription: Reads.\n---\n", 6, 1),
+        ("name: PDF\ndescription: Reads.\n---\n", 1, 1),
+        ("---\ndescription: Reads: all.\nname: PDF\n---\n", 3, 1),
+        ("---\ndescription: Reads.\n\tSlowly.\nname: PDF\n---\n", 4, 1),
+        ("---\ndescription: Reads.\nname: PDF\n", 3, 1),
+        # Not in a line of its own.
+        ("---\n{description: Reads., name: PDF}\n---\n", None, None),
+        ("# PDF\n\nname: PDF description: Reads.\n", None, None),
+    ],
+)
+def test_a_warning_about_a_field_names_the_place_of_its_key(root, text, line, column) -> None:
+    root.write("skills/pdf/SKILL.md", text)
+
+    [one] = root.artifacts().values()
+
+    about = [found for found in one.warnings if found.code.startswith("W_NAME")]
+    assert [(found.code, found.line, found.column) for found in about] == [
+        ("W_NAME_INVALID", line, column),
+        ("W_NAME_MISMATCH", line, column),
+    ]
+
+
+def test_each_warning_has_the_place_of_its_own_key(root) -> None:
+    lines = [
+        *("---", "Allowed_Tools:", "  - [Read]", "license: [MIT]", "authors: [{a: b}, [c]]"),
+        *(f"description: {'x' * 1_025}", "metadata:", "  version: [1, 2]", "---", ""),
+    ]
+    root.write("skills/pdf/SKILL.md", "\n".join(lines))
+
+    [one] = root.artifacts().values()
+
+    assert [(found.code, found.line, found.column) for found in one.warnings] == [
+        ("W_DESCRIPTION_TOO_LONG", 6, 1),
+        ("W_TYPE", 5, 1),
+        ("W_TYPE", 5, 1),
+        ("W_TYPE", 4, 1),
+        ("W_TYPE", None, None),  # below metadata
+        ("W_TYPE", 2, 1),
+    ]
+
+
+def test_a_missing_description_stands_nowhere(root) -> None:
+    root.write("skills/pdf/SKILL.md", "---\nname: pdf\n---\n")
+
+    [one] = root.artifacts().values()
+
+    assert [(found.code, found.line) for found in one.warnings] == [("W_MISSING_DESCRIPTION", None)]
+
+
+def test_fields_of_json_have_no_lines(root) -> None:
+    root.write_json("p/.claude-plugin/plugin.json", {"name": "a\u202eb", "license": ["MIT"]})
+
+    [one] = root.artifacts().values()
+
+    assert {(found.code, found.line) for found in one.warnings} == {
+        ("W_NAME_INVALID", None),
+        ("W_TYPE", None),
+    }
+
+
 # Plugins, servers, hooks
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flask_artifact_cache.files.fields import Fields, normalise
-from flask_artifact_cache.files.frontmatter import READ_LIMIT, read
+from flask_artifact_cache.files.frontmatter import READ_LIMIT, places, read
 from flask_artifact_cache.files.problems import Problem, UnreadableError
 from flask_artifact_cache.files.recovery import recover
 from flask_artifact_cache.files.yamltext import Parse, YamlError, parse, parse_in_python
@@ -198,3 +198,19 @@ def test_recovery_does_not_invent(real_files: list[tuple[str, Path, bytes]]) -> 
         assert told == [("W_YAML_REPAIRED", "read key by key: forced", 0)]
         compared += 1
     assert compared > 2_500
+
+
+def test_the_fields_of_the_real_files_stand_where_they_are_said_to(
+    real_files: list[tuple[str, Path, bytes]],
+) -> None:
+    for _, path, data in real_files:
+        try:
+            found = read(data)
+        except UnreadableError:
+            continue
+        lines = data.decode("utf-8-sig").split("\n")
+        placed = places(data, found.fields)
+        for key, (line, column) in placed.items():
+            assert lines[line - 1][column - 1 :].lstrip("'\"").startswith(key), (path, key)
+        if not {"W_NO_FRONTMATTER", "W_INLINE_META"} & {one.code for one in found.problems}:
+            assert placed.keys() == found.fields.keys(), path
