@@ -134,6 +134,31 @@ def test_what_a_collection_says_of_a_skill_comes_and_goes_with_its_manifest(cach
     assert cache.of_each(Artifact.origin)["skills/pdf/SKILL.md"] == "local"
 
 
+@pytest.mark.parametrize("edited", [True, False])
+def test_once_an_unknown_type_is_mended_the_rows_are_what_a_populate_makes_them(
+    cache, sample, fresh, edited
+):
+    sample.write("collection.toml", TOML)
+    cache.refresh()
+    sample.write("collection.toml", TOML.replace('"skill"', '"widget"'))
+    for paths in ((), ("collection.toml",), ("skills/pdf/SKILL.md",), ()):
+        assert counts(cache.refresh(paths=paths)).keys() <= {"unchanged", "skipped"}
+    assert cache.of_each(Artifact.origin)["skills/pdf/SKILL.md"] == "github"
+    if edited:
+        sample.skill("pdf", "Edited.")
+        cache.refresh()
+
+    sample.write("collection.toml", TOML)
+    cache.refresh(paths=["collection.toml"])
+
+    assert differences(contents(cache.engine), fresh(sample.root)) == {}
+    assert cache.of_each(Artifact.origin)["skills/pdf/SKILL.md"] == "github"
+    cache.refresh()
+    with opened(sample.root) as seen:
+        cache.refresh()
+    assert seen == []
+
+
 @pytest.mark.parametrize(
     "path", ["skills/pdf/forms/SKILL.md", "skills/pdf/forms", "skills/pdf/forms/notes.md"]
 )
