@@ -90,6 +90,20 @@ def test_a_missing_root_is_one_sentence(run, sample):
     assert result.stderr == f"work: {said} ({sample.root})\n"
 
 
+def test_populate_says_where_its_warnings_are(run, sample):
+    assert run("populate").stderr == ""
+    sample.skill("PDF")
+
+    for _ in range(2):  # the second time nothing is read
+        said = run("populate")
+        assert (said.exit_code, said.stderr) == (
+            0,
+            "  warnings: 1; 'flask artifact-cache problems work' lists them\n",
+        )
+    assert "W_NAME_INVALID" in run("problems", "work").stdout
+    assert run("populate", "--dry-run").stderr == ""
+
+
 @pytest.mark.parametrize("command", ["list", "populate", "status", "db upgrade", "db check"])
 def test_a_database_that_cannot_be_used_is_one_sentence(make_app, sample, tmp_path, command):
     (tmp_path / "no.db").write_text("This is a letter, and no database at all. " * 100)

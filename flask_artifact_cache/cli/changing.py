@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -22,6 +23,7 @@ from ..errors import (
 from ..files.artifact import TYPES
 from ..files.problems import hint
 from ..refresh.report import Report
+from ..service import ArtifactCacheService
 from ..web.payloads import (
     TEN_YEARS_MINUTES,
     InvalidateBody,
@@ -81,6 +83,7 @@ def populate(
     else:
         for report in reports:
             _echo_report(report)
+            _echo_warnings(service, report)
         for one, failure in failures:
             root = service.configured(one).root
             click.echo(f"{one}: {failure} ({root})", err=True)
@@ -262,6 +265,18 @@ def _echo_refreshed(done: Mapping[str, Any], collection: str | None, as_json: bo
         f" ({done['duration_seconds']:.2f} s)"
     )
     _echo_errors(done["errors"])
+
+
+def _echo_warnings(service: ArtifactCacheService, report: Report) -> None:
+    """Say where to read what else is wrong with the files, which no run fails for."""
+    if report.dry_run:
+        return
+    one = report.collection_id
+    with suppress(ArtifactCacheError):  # it may be that nothing can be read yet
+        total = json.loads(service.problems(one, limit=1).data)["page_info"]["total_count"]
+        if (more := total - len(report.errors)) > 0:
+            told = f"'flask artifact-cache problems {one}' lists them"
+            click.echo(f"  warnings: {more}; {told}", err=True)
 
 
 def _echo_errors(errors: Iterable[dict[str, Any]]) -> None:
