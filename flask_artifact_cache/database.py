@@ -36,7 +36,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
 
 from . import search
 from .errors import BusyError, ConfigurationError, SchemaError
@@ -55,10 +54,11 @@ VERSION = Table(
 )
 UPGRADE = "Run 'flask artifact-cache db upgrade'."
 NEWER = "A newer flask-artifact-cache has made them: install that one, or a later one."
-# The files hold all that the tables do.
+# Where no migration helps, because something else than ours has changed the tables.
 ANEW = (
-    "To make them anew from the files, run 'flask artifact-cache db downgrade base', 'db upgrade'"
-    " and 'populate'."
+    "Restore them from a backup; or make them anew from the files by 'flask artifact-cache db"
+    " downgrade base', 'db upgrade' and 'populate', which loses the history, and what 'default'"
+    " gathers."
 )
 
 # What databases call a missing table or column: SQLSTATE of PostgreSQL and MySQL, and the
@@ -141,8 +141,17 @@ def _revisions() -> frozenset[str]:
 
 
 def missing(connection: Connection) -> list[str]:
-    """Those of our tables that are not in the database, by name."""
-    return sorted(Base.metadata.tables.keys() - set(inspect(connection).get_table_names()))
+    """Those of our tables, and of their columns, that are not in the database: ``table.column``."""
+    known = inspect(connection)
+    tables = set(known.get_table_names())
+    found = []
+    for name, table in sorted(Base.metadata.tables.items()):
+        if name not in tables:
+            found.append(name)
+            continue
+        columns = {column["name"] for column in known.get_columns(name)}
+        found += [f"{name}.{one.name}" for one in table.columns if one.name not in columns]
+    return found
 
 
 @contextmanager
@@ -166,34 +175,15 @@ def schema_error(error: SQLAlchemyError) -> SchemaError | None:
     said = error.orig.args[0] if error.orig and error.orig.args else None
     code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or said
     if code in _MISSING or (isinstance(said, str) and _MISSING_IN_SQLITE.search(said)):
-        return SchemaError(_what_is_missing())
+        return SchemaError(f"The tables of the artifact cache are not there yet. {_remedy()}")
     return None
 
 
-def _what_is_missing() -> str:
-    absent = "The tables of the artifact cache are not there yet."
+def _remedy() -> str:
     mounted = current_app.extensions.get("artifact_cache") if has_app_context() else None
-    if mounted is None:
-        return f"{absent} {UPGRADE}"
-    if mounted.settings.migrations == "host":
-        return f"{absent} Run 'flask db migrate' and 'flask db upgrade'."
-    found = _found(engine_of(mounted.db))
-    does = advice(found)
-    if does == UPGRADE:
-        return f"{absent} {does}"
-    return f"The tables of the artifact cache are at {found}, but not what this needs. {does}"
-
-
-def _found(engine: Engine) -> str | None:
-    """The revision, asked on a connection of its own; None where there is none to be had."""
-    # One of a database in memory is the host's, too, as is what a test puts in the engine's place.
-    if not isinstance(engine, Engine) or isinstance(engine.pool, StaticPool):
-        return None
-    try:
-        with engine.connect() as connection:
-            return current(connection)
-    except SQLAlchemyError:
-        return None
+    if mounted is not None and mounted.settings.migrations == "host":
+        return "Run 'flask db migrate' and 'flask db upgrade'."
+    return UPGRADE
 
 
 def _lock(connection: Connection) -> None:

@@ -65,7 +65,7 @@ class Facts:
     :ivar has_celery: whether the app has a Celery in its extensions.
     :ivar revision: of the tables; None: there are none, or they are the host's to look after.
     :ivar wanted: the revision of this version; None: the tables are the host's to look after.
-    :ivar missing: the names of those of our tables that are not there.
+    :ivar missing: what is not there of our tables; see :func:`.database.missing`.
     :ivar journal_mode: of SQLite; None: it is another database.
     :ivar file_system: of SQLite's file, as the system calls it; None: unknown.
     :ivar stats: None, and so are the rest, where the database does not tell.
@@ -148,7 +148,7 @@ def _database(facts: Facts) -> Found:
         does = advice(facts.revision)
         yield ERROR, f"The tables are at {facts.revision}, not at {facts.wanted}. {does}"
     elif facts.wanted is not None and facts.missing:
-        yield ERROR, f"These tables are missing: {', '.join(facts.missing)}. {ANEW}"
+        yield ERROR, f"Of the tables are missing: {', '.join(facts.missing)}. {ANEW}"
     elif facts.wanted is None and facts.stats is None:
         yield ERROR, "The tables are missing. Run 'flask db migrate' and 'flask db upgrade'."
 

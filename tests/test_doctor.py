@@ -331,7 +331,7 @@ def test_tables_that_are_not_what_they_should_be_have_their_advice():
 
     assert "Run 'flask artifact-cache db upgrade'" in advice(revision=None)
     assert "install that one" in advice(revision="0099")
-    assert "missing: artifact_cache_facet. To make" in advice(missing=["artifact_cache_facet"])
+    assert "missing: artifact_cache_facet. Restore" in advice(missing=["artifact_cache_facet"])
 
 
 def test_where_limits_are_counted_is_asked_of_the_limiter(make_app, tmp_path):
