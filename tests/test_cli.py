@@ -7,8 +7,10 @@ import logging
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -98,7 +100,7 @@ def test_populate_says_where_its_warnings_are(run, sample):
         said = run("populate")
         assert (said.exit_code, said.stderr) == (
             0,
-            "  warnings: 1; 'flask artifact-cache problems work' lists them\n",
+            "  problems in all: 1; 'flask artifact-cache problems work' lists them\n",
         )
     assert "W_NAME_INVALID" in run("problems", "work").stdout
     assert run("populate", "--dry-run").stderr == ""
@@ -119,6 +121,19 @@ def test_a_database_that_cannot_be_used_is_one_sentence(make_app, sample, tmp_pa
             r" open database file)\. Run 'flask artifact-cache doctor'\.",
             line,
         )
+
+
+def test_a_database_that_is_locked_is_4(make_app, sample, tmp_path):
+    file = tmp_path / "host.db"
+    options = {"connect_args": {"timeout": 0}}
+    app = make_app(f"sqlite:///{file}", SQLALCHEMY_ENGINE_OPTIONS=options)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        result = app.test_cli_runner().invoke(args=["artifact-cache", "runs"])
+
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert result.stderr == "Error: The database is locked by another process; try again.\n"
 
 
 def test_the_brake_stops_with_3_and_says_the_way_out(make_app, sqlite_url, collection):

@@ -83,7 +83,7 @@ def populate(
     else:
         for report in reports:
             _echo_report(report)
-            _echo_warnings(service, report)
+            _echo_others(service, report)
         for one, failure in failures:
             root = service.configured(one).root
             click.echo(f"{one}: {failure} ({root})", err=True)
@@ -267,16 +267,16 @@ def _echo_refreshed(done: Mapping[str, Any], collection: str | None, as_json: bo
     _echo_errors(done["errors"])
 
 
-def _echo_warnings(service: ArtifactCacheService, report: Report) -> None:
-    """Say where to read what else is wrong with the files, which no run fails for."""
+def _echo_others(service: ArtifactCacheService, report: Report) -> None:
+    """Say where to read what else is wrong with files: warnings, which no run fails for."""
     if report.dry_run:
         return
     one = report.collection_id
     with suppress(ArtifactCacheError):  # it may be that nothing can be read yet
         total = json.loads(service.problems(one, limit=1).data)["page_info"]["total_count"]
-        if (more := total - len(report.errors)) > 0:
+        if total > len(report.errors):
             told = f"'flask artifact-cache problems {one}' lists them"
-            click.echo(f"  warnings: {more}; {told}", err=True)
+            click.echo(f"  problems in all: {total}; {told}", err=True)
 
 
 def _echo_errors(errors: Iterable[dict[str, Any]]) -> None:

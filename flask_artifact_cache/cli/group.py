@@ -15,7 +15,13 @@ from typing import Any, NoReturn
 import click
 from alembic.util import CommandError
 from flask.cli import AppGroup, ScriptInfo
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ..database import schema_error
@@ -34,7 +40,7 @@ from ..errors import (
 from .output import lines, plain
 
 FAILED, USAGE, BRAKED, BUSY = 1, 2, 3, 4
-_OURS = (IntegrityError, DataError)  # a mistake of ours, and its traceback a help
+_DOWN = (OperationalError, InterfaceError, PoolTimeoutError)
 _USAGE = (ConfigurationError, InvalidRequestError, UnauthorizedError, ForbiddenError)
 
 
@@ -52,18 +58,26 @@ class Group(AppGroup):
                 known = schema_error(error)
             if known is not None:
                 fail(known)
-            if isinstance(error, _OURS) or not isinstance(error, (DBAPIError, PoolTimeoutError)):
+            # Anything else is a mistake of ours, and its traceback a help. SQLite says the plain
+            # error of a file that is no database.
+            if type(error) is not DatabaseError and not isinstance(error, _DOWN):
                 raise
-            fail(ArtifactCacheError(f"{_words_of(error)}. Run 'flask artifact-cache doctor'."))
+            fail(_no_database(error))
         except (ArtifactCacheError, CommandError) as error:
             fail(error)
 
 
-def _words_of(error: SQLAlchemyError) -> str:
+def _no_database(error: SQLAlchemyError) -> ArtifactCacheError:
     """What a database says, without the statement."""
-    said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
-    first = (said or type(error).__name__).splitlines()[0].rstrip(".")
-    return f"The database does not answer as it should: {first}"
+    said: object = error
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        # The last of the arguments: PyMySQL has a number before it.
+        said = error.orig.args[-1] if error.orig.args else error.orig
+    first = (str(said).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if "database is locked" in first:
+        return BusyError("The database is locked by another process; try again.")
+    text = f"The database does not answer as it should: {first}."
+    return ArtifactCacheError(f"{text} Run 'flask artifact-cache doctor'.")
 
 
 @contextmanager
