@@ -63,8 +63,7 @@ class Claims:
     :ivar declared: folder -> claim on every Markdown file in it.
     :ivar listed: folder -> the plugins that a marketplace finds there.
     :ivar problems: what is wrong with manifests that are no artifacts themselves.
-    :ivar uncertain: files and folders of which a manifest could not be read, or gives a type that
-        nobody knows.
+    :ivar uncertain: files and folders of which a manifest could not be read.
     """
 
     def __init__(self, tree: Tree, read: Reader, manifests: manifest.Manifests) -> None:
@@ -77,6 +76,7 @@ class Claims:
         self.listed: dict[str, list[_Listed]] = {}
         self.problems: list[Problem] = []
         self.uncertain: set[str] = set()
+        self._untyped: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self.files or self.owned or self.declared)
@@ -260,12 +260,12 @@ class Claims:
     ) -> Iterable[Problem]:
         # An import may write absolute paths.
         root = self._tree.root.joinpath(folder.path).as_posix() + "/"
-        untyped: list[str] = []
         for entry in entries:
             label = f"{entry.type} {shown(entry.name)}"
             target = plugins.inside(folder.path, entry.path.removeprefix(root))
             if entry.type not in manifest.TYPES:
-                untyped += self._candidates(target) if target is not None else ()
+                if target is not None and entry.type not in manifest.OTHER_TYPES:
+                    self._untyped.update(self._candidates(target))
                 continue
             if target is None:
                 text = f"the path of {label} leads out of the collection"
@@ -280,8 +280,14 @@ class Claims:
                 yield Problem("W_MISSING_FILE", f"the file of {label} is missing")
             else:
                 self.owned.setdefault(target, Claim(entry.type, entry=entry, file=file))
-        # Unless another entry tells of it, the last readable word on what is there holds.
-        self.uncertain.update(path for path in untyped if not self._is_claimed(path))
+
+    def untyped(self) -> set[str]:
+        """Files of which a manifest gives a type that nobody knows, and no other entry tells.
+
+        Known when all manifests are read: one further down may tell of them. Until it is mended,
+        the last readable word on what is there holds.
+        """
+        return {path for path in self._untyped if not self._is_claimed(path)}
 
     def _candidates(self, target: str) -> Iterable[str]:
         """List what may be the metadata file of the artifact at a path, whatever its type."""
@@ -295,7 +301,8 @@ class Claims:
 
     def _is_claimed(self, path: str) -> bool:
         above, _, file = path.rpartition("/")
-        return above in self.owned or file in self.files.get(above, ())
+        claim = self.owned.get(above) or self.files.get(above, {}).get(file)
+        return claim is not None and claim.entry is not None
 
 
 def metadata_file(type_: str, files: Iterable[str]) -> str | None:

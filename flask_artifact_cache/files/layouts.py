@@ -253,10 +253,11 @@ def discover(
     search = _Search(tree, read, types or {}, manifests or manifest.Manifests())
     search.visit(tree.top, "", _Context())
     search.look_at_loose()
+    claims = search.claims
     return Discovery(
         list(search.places.values()),
-        search.problems + search.claims.problems,
-        frozenset(map(shown, search.uncertain | search.claims.uncertain)),
+        search.problems + claims.problems,
+        frozenset(map(shown, search.uncertain | claims.uncertain | claims.untyped())),
     )
 
 

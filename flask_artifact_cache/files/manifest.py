@@ -27,6 +27,14 @@ TOML_LIMIT = 32 << 20  # bytes; 10,000 artifacts make 17.6 MB
 NAME = "collection.toml"
 LOCK_NAME = "collection.lock"
 TYPES = frozenset({"skill", "command", "agent", "hook", "mcp"})  # of entries
+# Those that SkillMeat 0.74.0 has beside them, and that are no artifacts here.
+OTHER_TYPES = frozenset(
+    (
+        *("workflow", "composite", "context_module", "template", "group", "deployment_set"),
+        *("context_pack", "bundle", "reviewer_role", "council", "orchestration", "soul"),
+        *("project_config", "spec_file", "rule_file", "context_file", "progress_template"),
+    )
+)
 _REMEMBERED = 8  # manifests
 _TRIES = 20  # to read both files while nobody writes
 

@@ -463,13 +463,20 @@ def test_only_the_artifact_of_an_entry_of_an_unknown_type_is_uncertain(root) -> 
         ("widget", "skills/csv"),
         ("skill", "skills/csv"),
         ("bundle", "skills"),
+        ("shelf", "skills"),
+        ("composite", "skills/both"),
+        ("widget", "sub/skills/inner"),
         ("workflow", "workflows/gone"),
         ("widget", "../agents"),
     ):
         text += f'[[artifacts]]\nname = "n"\ntype = "{type_}"\npath = "{path}"\n'
     root.write("c/collection.toml", text)
-    for name in ("pdf", "csv", "other"):
+    for name in ("pdf", "csv", "other", "both"):
         root.write_md(f"c/skills/{name}/SKILL.md", name)
+    # What a manifest further down tells of is certain.
+    root.write_md("c/sub/skills/inner/SKILL.md", "inner")
+    inner = '[[artifacts]]\nname = "inner"\ntype = "skill"\npath = "skills/inner"\n'
+    root.write("c/sub/collection.toml", f'[collection]\nname = "y"\nversion = "1"\n{inner}')
     root.write_json("c/hooks/format/hooks.json", {"hooks": {}})
 
     scan = root.manager().scan()
