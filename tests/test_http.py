@@ -86,7 +86,7 @@ def test_reads_work_while_the_folder_is_gone(app, client, sample, tmp_path):
 @pytest.mark.parametrize(
     "method",
     ["GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "PROPFIND", "REPORT", "LINK",
-     "FOO"],
+     "FOO", "--"],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "path",

@@ -783,7 +783,7 @@ def test_errors_below_the_prefix_are_pages_and_elsewhere_the_hosts(app, client):
         assert "the host's own" not in response.text
     assert client.get("/collections").text == "the host's own"
     assert client.get("/nope").text == "the host's own"
-    for method in ("DELETE", "PROPFIND", "FOO"):
+    for method in ("DELETE", "PROPFIND", "FOO", "--"):
         wrong = client.open(PAGE, method=method)
         assert wrong.status_code == 405
         assert wrong.headers["Allow"] == "GET, HEAD, OPTIONS"

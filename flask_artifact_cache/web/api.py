@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app, has_request_context, request
 from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import MethodNotAllowed, NotFound, default_exceptions
@@ -148,8 +148,9 @@ class EveryMethod(set[str]):
     """
 
     def __contains__(self, method: object) -> bool:
-        # With "--" Werkzeug asks for the methods of an address, where a route of the host may be.
-        return method != "--"
+        # With "--" Werkzeug asks for the methods of an address, where a route of the host may be;
+        # but a request may have that method, too.
+        return method != "--" or (has_request_context() and request.method == "--")
 
 
 class Rest(PathConverter):
