@@ -148,7 +148,8 @@ def _database(facts: Facts) -> Found:
         does = advice(facts.revision)
         yield ERROR, f"The tables are at {facts.revision}, not at {facts.wanted}. {does}"
     elif facts.wanted is not None and facts.missing:
-        yield ERROR, f"Of the tables are missing: {', '.join(facts.missing)}. {ANEW}"
+        absent = ", ".join(facts.missing)
+        yield ERROR, f"The tables are at {facts.revision}, but these are missing: {absent}. {ANEW}"
     elif facts.wanted is None and facts.stats is None:
         yield ERROR, "The tables are missing. Run 'flask db migrate' and 'flask db upgrade'."
 
