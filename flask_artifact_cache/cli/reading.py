@@ -46,14 +46,19 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
 @cli.command("list")
 @click.argument("collection", required=False)
 @_filters
-@click.option("--sort", type=click.Choice(SORTS), help="[default: name; relevance with -q]")
+@click.option(
+    "--sort",
+    type=click.Choice(SORTS),
+    default="relevance",
+    show_default="relevance with -q, else name",
+)
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
 @click.option("--after", metavar="CURSOR", help="Go on where the last page ended.")
 @as_json
 def list_artifacts(
     collection: str | None,
     q: str,
-    sort: str | None,
+    sort: str,
     limit: int,
     after: str | None,
     as_json: bool,
@@ -61,9 +66,7 @@ def list_artifacts(
 ) -> None:
     """List the artifacts of a collection."""
     service = the_service()
-    narrowed = Filters.of(filters, q)
-    sort = sort or ("relevance" if narrowed.words else "name")
-    listing = Listing(narrowed, sort, limit, after)
+    listing = Listing(Filters.of(filters, q), sort, limit, after)
     found = service.listing(only_collection(service, collection), listing)
     page = json.loads(found.data)
     if as_json:
