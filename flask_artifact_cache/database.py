@@ -35,7 +35,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from . import search
 from .errors import BusyError, ConfigurationError, SchemaError
@@ -60,6 +61,9 @@ ANEW = (
     " downgrade base', 'db upgrade' and 'populate', which loses the history, and what 'default'"
     " gathers."
 )
+
+# What says that the database does not answer.
+DOWN = (OperationalError, InterfaceError, PoolTimeoutError)
 
 # What databases call a missing table or column: SQLSTATE of PostgreSQL and MySQL, and the
 # numbers of MySQL. Their words depend on the language of the server.
@@ -126,9 +130,7 @@ def current(connection: Connection) -> str | None:
 
 
 def advice(revision: str | None) -> str:
-    """What to do where the tables are at a revision, and not what this version expects."""
-    if revision == newest():
-        return ANEW
+    """What to do where the tables are at another revision than this version expects."""
     if revision is None or revision in _revisions():
         return UPGRADE
     return NEWER

@@ -437,7 +437,7 @@ def gather(
             found["answers"] = True
             if settings.migrations != "host":
                 found["revision"] = current(connection)
-            found["missing"] = missing(connection)
+                found["missing"] = missing(connection)
             now = now_ms(connection)
             database_ms = connection.scalar(select(now))
             found["leases_ms"] = {

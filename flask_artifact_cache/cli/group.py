@@ -15,16 +15,9 @@ from typing import Any, NoReturn
 import click
 from alembic.util import CommandError
 from flask.cli import AppGroup, ScriptInfo
-from sqlalchemy.exc import (
-    DatabaseError,
-    DBAPIError,
-    InterfaceError,
-    OperationalError,
-    SQLAlchemyError,
-)
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 
-from ..database import schema_error
+from ..database import DOWN, schema_error
 from ..errors import (
     AmbiguousIdError,
     ArtifactCacheError,
@@ -40,7 +33,6 @@ from ..errors import (
 from .output import lines, plain
 
 FAILED, USAGE, BRAKED, BUSY = 1, 2, 3, 4
-_DOWN = (OperationalError, InterfaceError, PoolTimeoutError)
 _USAGE = (ConfigurationError, InvalidRequestError, UnauthorizedError, ForbiddenError)
 
 
@@ -60,7 +52,7 @@ class Group(AppGroup):
                 fail(known)
             # Anything else is a mistake of ours, and its traceback a help. SQLite says the plain
             # error of a file that is no database.
-            if type(error) is not DatabaseError and not isinstance(error, _DOWN):
+            if type(error) is not DatabaseError and not isinstance(error, DOWN):
                 raise
             fail(_no_database(error))
         except (ArtifactCacheError, CommandError) as error:

@@ -7,11 +7,10 @@ import logging
 from typing import Any
 
 from flask import Response, request
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
-from ..database import schema_error
+from ..database import DOWN, schema_error
 from ..errors import (
     AmbiguousIdError,
     ArtifactCacheError,
@@ -44,7 +43,7 @@ def _response(error: Exception) -> Response:
         return _known(error)
     if isinstance(error, HTTPException):
         return _http(error)
-    if isinstance(error, (OperationalError, InterfaceError, PoolTimeoutError)):
+    if isinstance(error, DOWN):
         log.error("%s %r: no database: %s", request.method, request.path, type(error).__name__)
         response = problem(
             503, "database_unavailable", "The database is not available", "Try again later."
